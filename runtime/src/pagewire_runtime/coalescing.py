@@ -1,0 +1,155 @@
+"""Coalescing: one flusher takes whatever queued while the last flush ran; there is no timer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar, cast
+
+from pagewire_runtime.errors import Kind, Refusal, Unavailable
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_Waiting = tuple[T, int, "asyncio.Future[R]"]
+
+
+class QueueFull(Refusal):
+    """More waits than there is room for; the item was not taken."""
+
+    kind = Kind.EXHAUSTED
+    reason = "QUEUE_FULL"
+
+
+class Coalescer(Generic[T, R]):
+    """Turns concurrent `submit`s into few calls of `flush`; a lone item waits for nothing.
+
+    `flush` gets 1 to `max_items` items, in the order submitted and of `max_bytes` together (an item
+    larger than that goes alone), and answers each in order with its result or its exception.
+    Where it raises as a whole, it is called again item by item, so that a poisoned item fails
+    alone; hence it must be safe to repeat. A TRANSIENT refusal is everybody's and is not repeated.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[list[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        max_items: int,
+        max_bytes: int | None = None,
+        size: Callable[[T], int] = lambda item: 0,
+        flushers: int = 1,
+        max_queued: int = 10_000,
+        max_queued_bytes: int | None = None,
+    ) -> None:
+        self._flush = flush
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._size = size
+        self._max_flushers = flushers
+        self._max_queued = max_queued
+        self._max_queued_bytes = max_queued_bytes
+        self._queue: deque[_Waiting[T, R]] = deque()
+        self._queued_bytes = 0
+        self._flushers: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def submit(self, item: T) -> R:
+        """The item's own result, or its own exception.
+
+        Raises QueueFull where the queue has no room, Unavailable once closed. When the caller is
+        cancelled, an item still queued is dropped; one being flushed may be done nevertheless.
+        """
+        self._admit(size := self._size(item))
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
+        self._queue.append((item, size, answer))
+        self._queued_bytes += size
+        if len(self._flushers) < self._max_flushers:
+            # In a context of its own: a batch must not run under its first caller's deadline.
+            self._flushers.add(loop.create_task(self._run(), context=contextvars.Context()))
+        return await answer
+
+    async def close(self) -> None:
+        """Takes nothing more, and returns once everything queued has its answer."""
+        self._closed = True
+        while self._flushers:
+            done, _ = await asyncio.wait(self._flushers)
+            self._flushers -= done  # one cancelled before its first step is still there
+
+    def _admit(self, size: int) -> None:
+        if self._closed:
+            raise Unavailable("a queue that is being drained")
+        bytes_full = (
+            self._max_queued_bytes is not None
+            and self._queue
+            and self._queued_bytes + size > self._max_queued_bytes
+        )
+        if bytes_full or len(self._queue) >= self._max_queued:
+            raise QueueFull("too much is waiting, try again", retry_after=1.0)
+
+    async def _run(self) -> None:
+        try:
+            while batch := self._take():
+                await self._settle(batch)
+        finally:
+            # In the same step that saw the queue empty, so that the next submit starts a new one.
+            asyncio.get_running_loop().call_soon(self._flushers.discard, asyncio.current_task())
+
+    def _take(self) -> list[_Waiting[T, R]]:
+        batch: list[_Waiting[T, R]] = []
+        room = self._max_bytes
+        while self._queue and len(batch) < self._max_items:
+            size = self._queue[0][1]
+            if batch and room is not None and size > room:
+                break
+            waiting = self._queue.popleft()
+            self._queued_bytes -= size
+            if not waiting[2].done():
+                batch.append(waiting)
+                room = None if room is None else room - size
+        return batch
+
+    async def _settle(self, batch: list[_Waiting[T, R]]) -> None:
+        try:
+            _give(batch, await self._answers(batch))
+        except Exception as error:
+            if len(batch) == 1 or _everybodys(error):
+                _give(batch, [error] * len(batch))
+            else:
+                await self._settle_singly(batch)
+        except BaseException:  # a flusher that is cancelled leaves nobody waiting
+            for _, _, answer in batch:
+                answer.cancel()
+            raise
+
+    async def _settle_singly(self, batch: list[_Waiting[T, R]]) -> None:
+        for at, waiting in enumerate(batch):
+            try:
+                _give([waiting], await self._answers([waiting]))
+            except Exception as error:
+                sharing = batch[at:] if _everybodys(error) else [waiting]
+                _give(sharing, [error] * len(sharing))
+                if len(sharing) > 1:
+                    break
+
+    async def _answers(self, batch: list[_Waiting[T, R]]) -> Sequence[R | Exception]:
+        answers = await self._flush([item for item, _, _ in batch])
+        if len(answers) != len(batch):
+            raise RuntimeError(f"flush answered {len(answers)} of {len(batch)} items")
+        return answers
+
+
+def _everybodys(error: Exception) -> bool:
+    return isinstance(error, Refusal) and error.kind is Kind.TRANSIENT
+
+
+def _give(batch: Sequence[_Waiting[T, R]], outcomes: Sequence[R | Exception]) -> None:
+    for (_, _, answer), outcome in zip(batch, outcomes, strict=True):
+        if answer.done():
+            continue
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)

@@ -1,0 +1,5 @@
+"""`python -m pagewire_rules`."""
+
+from pagewire_rules.main import main
+
+main()

@@ -1,0 +1,51 @@
+"""Credentials: each page's token, fetched from the store once a version."""
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from pagewire.store.v1.page_care_service_pb2 import (
+    GetPageCredentialsRequest,
+    GetPageCredentialsResponse,
+)
+from pagewire_sync.graph import Credentials
+
+
+class Store(Protocol):
+    """What is asked of the store; the generated stub is one."""
+
+    def GetPageCredentials(
+        self, request: GetPageCredentialsRequest, /
+    ) -> Awaitable[GetPageCredentialsResponse]: ...
+
+
+class CredentialCache:
+    """Keeps the newest token a page. Whoever knows of a newer version gets that one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: dict[str, Credentials] = {}
+
+    async def of(self, page_id: str, version: int) -> Credentials:
+        """The page's token, of at least this version.
+
+        Raises Refusal: MISSING where the page is not connected any more, TRANSIENT.
+        """
+        kept = self._kept.get(page_id)
+        if kept is None or kept.version < version:
+            kept = await self.newest(page_id)
+        return kept
+
+    async def newest(self, page_id: str) -> Credentials:
+        """The page's token as it is now."""
+        request = GetPageCredentialsRequest(page_id=page_id)
+        response = await self._store.GetPageCredentials(request)
+        page = response.page
+        credentials = Credentials(
+            page_id=page_id,
+            node_id=page.facebook_page_id or page_id,
+            login=page.login,
+            token=response.access_token,
+            version=response.token_version,
+        )
+        self._kept[page_id] = credentials
+        return credentials

@@ -1,0 +1,101 @@
+"""The sync service, put together."""
+
+import asyncio
+import os
+import socket
+
+import grpc
+
+from pagewire.store.v1.outbox_service_pb2_grpc import OutboxServiceStub
+from pagewire.store.v1.page_care_service_pb2_grpc import PageCareServiceStub
+from pagewire.sync.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
+from pagewire.sync.v1.history_service_pb2_grpc import add_HistoryServiceServicer_to_server
+from pagewire_runtime import logs, metrics
+from pagewire_runtime.calling import channel
+from pagewire_runtime.serving import run, serving, until_signalled
+from pagewire_runtime.settings import load
+from pagewire_sync.access import METHOD_ROLES
+from pagewire_sync.budget import Budget
+from pagewire_sync.credentials import CredentialCache
+from pagewire_sync.graph import AppSecrets, Graph, Hosts, open_client
+from pagewire_sync.history import HistoryServicer
+from pagewire_sync.pagecare import PageCare
+from pagewire_sync.readback import Reader
+from pagewire_sync.sender import Sender
+from pagewire_sync.servicer import DeliveryServicer
+from pagewire_sync.settings import Settings
+
+OUTBOX = "/pagewire.store.v1.OutboxService/"
+REPEATABLE = (OUTBOX + "EnqueueReply", OUTBOX + "GetReply")
+REFLECTED = ("pagewire.sync.v1.DeliveryService", "pagewire.sync.v1.HistoryService")
+
+
+async def serve(settings: Settings) -> None:
+    """Serve and send until a signal comes; then finish what is under way."""
+    to_store = channel(
+        settings.store_target,
+        token=settings.service_tokens.first("sync"),
+        repeatable=REPEATABLE,
+        tls=settings.tls,
+    )
+    async with to_store, open_client() as client:
+        outbox, page_care = OutboxServiceStub(to_store), PageCareServiceStub(to_store)
+
+        def register(server: grpc.aio.Server) -> None:
+            add_DeliveryServiceServicer_to_server(DeliveryServicer(outbox), server)
+            add_HistoryServiceServicer_to_server(HistoryServicer(), server)
+
+        graph = Graph(client, _hosts(settings), _secrets(settings))
+        budget, credentials, owner = Budget(), CredentialCache(page_care), owner_name()
+        workers = (
+            Sender(outbox, credentials, graph, budget, owner).run(),
+            Reader(outbox, credentials, graph, budget, owner).run(),
+            PageCare(page_care, credentials, graph, settings.app_id).run(),
+        )
+        async with (
+            serving(
+                settings.listen,
+                register,
+                tokens=settings.service_tokens,
+                method_roles=METHOD_ROLES,
+                reflection=REFLECTED if settings.grpc_reflection else None,
+                tls=settings.tls,
+            ),
+            asyncio.TaskGroup() as tasks,
+        ):
+            working = [tasks.create_task(worker) for worker in workers]
+            await until_signalled()
+            for task in working:
+                task.cancel()
+
+
+def owner_name() -> str:
+    """A name of this process, for operators to see in leases."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def _hosts(settings: Settings) -> Hosts:
+    return Hosts(
+        facebook=settings.graph_base_url,
+        instagram=settings.graph_instagram_base_url,
+        version=settings.graph_api_version,
+    )
+
+
+def _secrets(settings: Settings) -> AppSecrets:
+    facebook = settings.app_secrets[0].get_secret_value()
+    of_instagram = settings.instagram_app_secrets or settings.app_secrets
+    return AppSecrets(facebook=facebook, instagram=of_instagram[0].get_secret_value())
+
+
+async def start() -> None:
+    """Read the settings, then serve."""
+    settings = load(Settings)
+    logs.configure("sync", settings.log_level)
+    with metrics.expose(settings.metrics_listen):
+        await serve(settings)
+
+
+def main() -> None:
+    """Run the service until it is told to stop."""
+    run(start)

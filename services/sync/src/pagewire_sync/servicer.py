@@ -1,0 +1,121 @@
+"""The sync service on the wire."""
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from pagewire.store.v1.outbox_service_pb2 import EnqueueReplyRequest
+from pagewire.store.v1.outbox_service_pb2 import GetReplyRequest as StoreGetReplyRequest
+from pagewire.sync.v1 import delivery_service_pb2 as pb
+from pagewire.sync.v1.delivery_service_pb2_grpc import DeliveryServiceServicer
+from pagewire.type.v1.reply_pb2 import MediaType, ReplyContent, ReplyKind, Tag
+from pagewire_runtime.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from pagewire.store.v1.outbox_service_pb2_grpc import OutboxServiceAsyncStub
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+CLIENT_KEY_LENGTH = 200
+TEXT_LENGTH = 8_000
+"""Longer than any platform takes; the platform's own limit is checked before the send."""
+QUICK_REPLIES = 13
+
+
+class DeliveryServicer(DeliveryServiceServicer):
+    """Checks what callers want said and puts it into the outbox; the sender does the rest."""
+
+    def __init__(self, outbox: "OutboxServiceAsyncStub") -> None:
+        self._outbox = outbox
+
+    async def SendMessage(
+        self, request: pb.SendMessageRequest, context: Context
+    ) -> pb.SendMessageResponse:
+        _check_id("conversation_id", request.conversation_id)
+        _check_key(request.client_key)
+        _check_content("content", request.content)
+        if request.tag not in Tag.values():
+            raise InvalidArgument("tag", "must be HUMAN_AGENT or left out")
+        enqueued = await self._outbox.EnqueueReply(
+            EnqueueReplyRequest(
+                kind=ReplyKind.REPLY_KIND_MESSAGE,
+                conversation_id=request.conversation_id,
+                content=request.content,
+                client_key=request.client_key,
+                tag=request.tag,
+            )
+        )
+        return pb.SendMessageResponse(reply=enqueued.reply)
+
+    async def ReplyToComment(
+        self, request: pb.ReplyToCommentRequest, context: Context
+    ) -> pb.ReplyToCommentResponse:
+        _check_id("comment_id", request.comment_id)
+        _check_key(request.client_key)
+        _check_text("text", request.text)
+        enqueued = await self._outbox.EnqueueReply(
+            EnqueueReplyRequest(
+                kind=ReplyKind.REPLY_KIND_COMMENT_REPLY,
+                comment_id=request.comment_id,
+                content=ReplyContent(text=request.text),
+                client_key=request.client_key,
+            )
+        )
+        return pb.ReplyToCommentResponse(reply=enqueued.reply)
+
+    async def HideComment(
+        self, request: pb.HideCommentRequest, context: Context
+    ) -> pb.HideCommentResponse:
+        _check_id("comment_id", request.comment_id)
+        if request.client_key:
+            _check_key(request.client_key)
+        enqueued = await self._outbox.EnqueueReply(
+            EnqueueReplyRequest(
+                kind=ReplyKind.REPLY_KIND_HIDE_COMMENT,
+                comment_id=request.comment_id,
+                hidden=request.hidden,
+                client_key=request.client_key,
+            )
+        )
+        return pb.HideCommentResponse(reply=enqueued.reply)
+
+    async def GetReply(self, request: pb.GetReplyRequest, context: Context) -> pb.GetReplyResponse:
+        _check_id("reply_id", request.reply_id)
+        found = await self._outbox.GetReply(StoreGetReplyRequest(reply_id=request.reply_id))
+        return pb.GetReplyResponse(reply=found.reply)
+
+
+def _check_id(field: str, value: str) -> None:
+    if not 1 <= len(value) <= 1_000:
+        raise InvalidArgument(field, "must be given")
+
+
+def _check_key(value: str) -> None:
+    if not 1 <= len(value) <= CLIENT_KEY_LENGTH or not value.isprintable():
+        raise InvalidArgument(
+            "client_key",
+            f"must have 1 to {CLIENT_KEY_LENGTH} printable characters, the same on each try",
+        )
+
+
+def _check_text(field: str, text: str) -> None:
+    if not text.strip() or len(text) > TEXT_LENGTH:
+        raise InvalidArgument(field, f"must have 1 to {TEXT_LENGTH} characters")
+
+
+def _check_content(field: str, content: ReplyContent) -> None:
+    match content.WhichOneof("content"):
+        case "text":
+            _check_text(f"{field}.text", content.text)
+        case "quick_replies":
+            _check_text(f"{field}.quick_replies.text", content.quick_replies.text)
+            buttons = content.quick_replies.quick_replies
+            if not 1 <= len(buttons) <= QUICK_REPLIES:
+                raise InvalidArgument(f"{field}.quick_replies", f"must hold 1 to {QUICK_REPLIES}")
+        case "media":
+            if not content.media.type or content.media.type not in MediaType.values():
+                raise InvalidArgument(f"{field}.media.type", "must be image, video, audio or file")
+            if not content.media.url.startswith("https://") or len(content.media.url) > 2_000:
+                raise InvalidArgument(f"{field}.media.url", "must be an https address")
+        case _:
+            raise InvalidArgument(field, "must hold a text, media or quick_replies")

@@ -1,0 +1,57 @@
+"""What the sync service reads from its environment."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from pagewire_runtime.settings import CommonSettings, Listen, Secrets
+
+
+def _address(value: str) -> str:
+    if not value.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
+        raise ValueError("must be an https address; plain http only to this machine")
+    return value.rstrip("/")
+
+
+GraphAddress = Annotated[str, AfterValidator(_address)]
+
+
+class Settings(CommonSettings):
+    """Read once, in `main`."""
+
+    listen: Listen = Field(
+        "127.0.0.1:50053",
+        validation_alias="SYNC_LISTEN",
+        description="Where the gRPC server listens.",
+    )
+    store_target: str = Field(
+        "127.0.0.1:50051", validation_alias="STORE_TARGET", description="Where the store is."
+    )
+    app_id: str = Field(
+        validation_alias="META_APP_ID", description="The app's id, as the dashboard shows it."
+    )
+    app_secrets: Secrets = Field(
+        validation_alias="META_APP_SECRET",
+        description="The app's secrets; the first signs appsecret_proof.",
+    )
+    instagram_app_secrets: Secrets | None = Field(
+        None,
+        validation_alias="META_INSTAGRAM_APP_SECRET",
+        description="The secrets of the app's Instagram login; the first signs its proofs.",
+    )
+    graph_base_url: GraphAddress = Field(
+        "https://graph.facebook.com",
+        validation_alias="GRAPH_BASE_URL",
+        description="Where Graph is for pages connected by Facebook login.",
+    )
+    graph_instagram_base_url: GraphAddress = Field(
+        "https://graph.instagram.com",
+        validation_alias="GRAPH_INSTAGRAM_BASE_URL",
+        description="Where Graph is for accounts connected by Instagram login.",
+    )
+    graph_api_version: str = Field(
+        "v25.0",
+        validation_alias="GRAPH_API_VERSION",
+        description="The version of Graph that is asked for.",
+        pattern=r"^v\d+\.\d+$",
+    )

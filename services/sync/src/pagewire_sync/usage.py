@@ -1,0 +1,65 @@
+"""Usage: what Graph's headers say of the share of each limit that is spent (Meta's page on rate
+limiting).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+APP_HEADER = "x-app-usage"
+BUSINESS_HEADER = "x-business-use-case-usage"
+_PERCENTS = ("call_count", "total_time", "total_cputime")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Per cent of the app's limit and of the account's, and the seconds until calls are allowed
+    again.
+
+    Absent headers mean about 0 per cent.
+    """
+
+    app: int = 0
+    account: int = 0
+    regain_seconds: float = 0.0
+
+
+def read_usage(headers: Mapping[str, str]) -> Usage:
+    """Read the headers of any answer, errors included; what cannot be read counts as nothing."""
+    app = _decoded(headers.get(APP_HEADER))
+    business = _decoded(headers.get(BUSINESS_HEADER))
+    entries = [
+        entry
+        for listed in business.values()
+        if isinstance(listed, list)
+        for entry in listed
+        if isinstance(entry, dict)
+    ]
+    minutes = max(
+        (_number(entry.get("estimated_time_to_regain_access")) for entry in entries), default=0
+    )
+    return Usage(_percent(app), max(map(_percent, entries), default=0), minutes * 60.0)
+
+
+def _decoded(header: str | None) -> dict[str, Any]:
+    if header is None:
+        return {}
+    try:
+        value = msgspec.json.decode(header)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _percent(entry: Mapping[str, Any]) -> int:
+    return int(max(_number(entry.get(name)) for name in _PERCENTS))
+
+
+def _number(value: Any) -> float:
+    return (
+        value
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        else 0
+    )
