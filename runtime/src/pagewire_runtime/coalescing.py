@@ -90,12 +90,15 @@ class Coalescer(Generic[T, R]):
             raise QueueFull("too much is waiting, try again", retry_after=1.0)
 
     async def _run(self) -> None:
+        batch: list[_Waiting[T, R]] = []
         try:
             while batch := self._take():
                 await self._settle(batch)
         finally:
+            for _, _, answer in batch:  # of a flusher that is cancelled; else it is empty
+                answer.cancel()
             # In the same step that saw the queue empty, so that the next submit starts a new one.
-            asyncio.get_running_loop().call_soon(self._flushers.discard, asyncio.current_task())
+            self._flushers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _take(self) -> list[_Waiting[T, R]]:
         batch: list[_Waiting[T, R]] = []
@@ -119,10 +122,6 @@ class Coalescer(Generic[T, R]):
                 _give(batch, [error] * len(batch))
             else:
                 await self._settle_singly(batch)
-        except BaseException:  # a flusher that is cancelled leaves nobody waiting
-            for _, _, answer in batch:
-                answer.cancel()
-            raise
 
     async def _settle_singly(self, batch: list[_Waiting[T, R]]) -> None:
         for at, waiting in enumerate(batch):

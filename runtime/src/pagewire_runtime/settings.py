@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -109,6 +110,13 @@ class CommonSettings(ServiceSettings):
     grpc_reflection: bool = Field(
         False, validation_alias="GRPC_REFLECTION", description="Whether the schema is shown."
     )
+    unready_seconds: float = Field(
+        3.0,
+        ge=0,
+        le=60,
+        validation_alias="UNREADY_SECONDS",
+        description="How long balancers have to notice that this process stops.",
+    )
     tls_cert_file: Path | None = Field(
         None, validation_alias="TLS_CERT_FILE", description="This service's certificate, PEM."
     )
@@ -125,6 +133,11 @@ class CommonSettings(ServiceSettings):
         if any(given) and not all(given):
             raise ValueError("TLS_CERT_FILE, TLS_KEY_FILE, TLS_CA_FILE: set all or none")
         return self
+
+    @property
+    def unready_wait(self) -> timedelta:
+        """How long balancers have to notice that this process stops."""
+        return timedelta(seconds=self.unready_seconds)
 
     @property
     def tls(self) -> Tls | None:

@@ -35,6 +35,7 @@ async def serve(settings: Settings) -> None:
             partial(add_RuleServiceServicer_to_server, servicer),
             tokens=settings.service_tokens,
             method_roles=METHOD_ROLES,
+            unready_wait=settings.unready_wait,
             reflection=["pagewire.rules.v1.RuleService"] if settings.grpc_reflection else None,
             max_message_bytes=MESSAGE_BYTES,
             tls=settings.tls,

@@ -58,6 +58,7 @@ async def serve(settings: Settings) -> None:
                 register,
                 tokens=settings.service_tokens,
                 method_roles=METHOD_ROLES,
+                unready_wait=settings.unready_wait,
                 reflection=REFLECTED if settings.grpc_reflection else None,
                 tls=settings.tls,
             ),

@@ -1,0 +1,271 @@
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagewire_cli.supervisor import (
+    LONGEST_DELAY,
+    NotReady,
+    Process,
+    Spec,
+    Supervisor,
+    delay_before_restart,
+    http_answers,
+)
+
+# Each writes `up` once its signals are set, and ends as its name says.
+OBEDIENT = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: (print("told", flush=True), sys.exit(0)))
+print("up", flush=True)
+while True:
+    signal.pause()
+"""
+STUBBORN = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", flush=True)
+while True:
+    signal.pause()
+"""
+BROKEN = "import sys; print('why it failed', flush=True); sys.exit(3)"
+SILENT = "import signal; signal.pause()"
+
+
+def spec(name: str, program: str, folder: Path, *after: str) -> Spec:
+    """A process that is ready once its log's last word is that it is up."""
+    log = folder / f"{name}.log"
+
+    async def ready() -> bool:
+        return log.read_text().split()[-1:] == ["up"]
+
+    argv = [sys.executable, "-I", "-S", "-c", program]
+    return Spec(name, argv, dict(os.environ), ready, frozenset(after))
+
+
+@asynccontextmanager
+async def supervised(*specs: Spec, logs: Path) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(specs, logs)
+    try:
+        await supervisor.start()
+        yield supervisor
+    finally:
+        await supervisor.stop(1)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def until(true: Callable[[], bool], within: float = 10) -> None:
+    async with asyncio.timeout(within):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def next_life(process: Process, pid: int) -> float:
+    """Seconds until a process has another pid than this one."""
+    began = time.monotonic()
+    await until(lambda: process.pid != pid)
+    return time.monotonic() - began
+
+
+async def test_a_process_that_dies_is_there_again_within_a_second(tmp_path: Path) -> None:
+    async with supervised(spec("one", OBEDIENT, tmp_path), logs=tmp_path) as supervisor:
+        process = supervisor.processes["one"]
+        pid = process.pid
+
+        await process.kill()
+        seconds = await next_life(process, pid)
+        await process.ready()
+
+        assert seconds < 1
+        assert alive(process.pid)
+        assert process.exit_codes == [-signal.SIGKILL]
+
+
+async def test_it_is_there_again_however_it_died(tmp_path: Path) -> None:
+    async with supervised(spec("one", OBEDIENT, tmp_path), logs=tmp_path) as supervisor:
+        process = supervisor.processes["one"]
+        pid = process.pid
+
+        os.kill(pid, signal.SIGTERM)  # by somebody else: it was not told by us, and ends with 0
+        await next_life(process, pid)
+
+        assert process.exit_codes == [0]
+
+
+async def test_a_process_told_to_stop_is_not_started_again(tmp_path: Path) -> None:
+    async with supervised(spec("one", OBEDIENT, tmp_path), logs=tmp_path) as supervisor:
+        process = supervisor.processes["one"]
+        pid = process.pid
+
+        await process.stop()
+        await asyncio.sleep(0.3)
+
+        assert process.pid == pid
+        assert process.exit_codes == [0]
+        assert not alive(pid)
+
+
+async def test_a_restart_is_a_clean_stop_and_a_new_start(tmp_path: Path) -> None:
+    async with supervised(spec("one", OBEDIENT, tmp_path), logs=tmp_path) as supervisor:
+        process = supervisor.processes["one"]
+        pid = process.pid
+
+        await process.restart()
+
+        assert process.pid != pid
+        assert process.exit_codes == [0]
+        assert process.log.read_text().split() == ["up", "told", "up"]
+
+
+async def test_a_process_told_to_stop_while_it_waits_to_be_started_again_stays_down(
+    tmp_path: Path,
+) -> None:
+    async with supervised(spec("one", OBEDIENT, tmp_path), logs=tmp_path) as supervisor:
+        process = supervisor.processes["one"]
+        for _ in range(3):
+            pid = process.pid
+            await process.kill()
+            if len(process.exit_codes) < 3:
+                await next_life(process, pid)
+        lives = len(process.exit_codes)
+
+        await process.stop()
+
+        assert len(process.exit_codes) == lives
+        assert not alive(process.pid)
+
+
+def test_the_first_death_costs_no_wait() -> None:
+    assert delay_before_restart(0) == 0
+    assert delay_before_restart(1) == 0
+
+
+@given(st.integers(min_value=1, max_value=1_000_000))
+def test_each_quick_death_makes_the_wait_longer_up_to_a_limit(deaths: int) -> None:
+    shorter, longer = delay_before_restart(deaths), delay_before_restart(deaths + 1)
+
+    assert shorter < longer or shorter == longer == LONGEST_DELAY
+
+
+async def test_a_process_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_log(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(NotReady, match=r"(?s)one ended before it was ready.*why it failed"):
+        async with supervised(spec("one", BROKEN, tmp_path), logs=tmp_path):
+            pass
+
+
+async def test_a_process_that_never_becomes_ready_is_an_error_and_is_ended(tmp_path: Path) -> None:
+    supervisor = Supervisor([spec("one", SILENT, tmp_path)], tmp_path)
+
+    with pytest.raises(NotReady, match="one still ran before it was ready"):
+        await supervisor.start(within=0.5)
+    await supervisor.stop()
+
+    assert not alive(supervisor.processes["one"].pid)
+
+
+async def test_a_process_starts_when_what_it_needs_is_ready_and_stops_before_it(
+    tmp_path: Path,
+) -> None:
+    order: list[str] = []
+
+    def watched(name: str, *after: str) -> Spec:
+        plain = spec(name, OBEDIENT, tmp_path, *after)
+
+        async def ready() -> bool:
+            if (is_ready := await plain.ready()) and name not in order:
+                order.append(name)
+            return is_ready
+
+        return Spec(name, plain.argv, plain.env, ready, plain.after)
+
+    specs = [watched("first"), watched("second", "first"), watched("third", "second")]
+    async with supervised(*specs, logs=tmp_path) as supervisor:
+        pids = {name: process.pid for name, process in supervisor.processes.items()}
+        stopping = asyncio.create_task(supervisor.stop())
+        await until(lambda: not alive(pids["second"]))
+        third_was_gone = not alive(pids["third"])
+        await stopping
+
+    assert order == ["first", "second", "third"]
+    assert third_was_gone
+    assert not any(map(alive, pids.values()))
+
+
+async def test_what_ignores_sigterm_is_killed_in_time_and_leaves_the_others_theirs(
+    tmp_path: Path,
+) -> None:
+    names = ("store", "sync", "webhook")
+    specs = [spec(name, STUBBORN, tmp_path) for name in names[1:]]
+    async with supervised(spec("store", OBEDIENT, tmp_path), *specs, logs=tmp_path) as supervisor:
+        began = time.monotonic()
+
+        await supervisor.stop(within=2)
+
+        assert time.monotonic() - began < 3
+        assert supervisor.had_to_be_killed() == ["sync", "webhook"]
+        assert supervisor.processes["store"].exit_codes == [0]
+        assert not any(alive(process.pid) for process in supervisor.processes.values())
+
+
+async def test_a_frozen_process_can_be_stopped(tmp_path: Path) -> None:
+    async with supervised(spec("one", OBEDIENT, tmp_path), logs=tmp_path) as supervisor:
+        process = supervisor.processes["one"]
+        process.send(signal.SIGSTOP)
+
+        await process.stop()
+
+        assert process.exit_codes == [0]
+
+
+async def test_a_signal_to_the_whole_group_reaches_no_process_but_through_us(
+    tmp_path: Path,
+) -> None:
+    async with supervised(spec("one", OBEDIENT, tmp_path), logs=tmp_path) as supervisor:
+        pid = supervisor.processes["one"].pid
+
+        assert os.getpgid(pid) != os.getpgid(0)
+        assert os.getsid(pid) != os.getsid(0)
+
+
+async def test_the_log_of_the_run_before_is_kept_beside_this_ones(tmp_path: Path) -> None:
+    (tmp_path / "one.log").write_text("the run before")
+
+    async with supervised(spec("one", OBEDIENT, tmp_path), logs=tmp_path):
+        pass
+
+    assert (tmp_path / "one.log.1").read_text() == "the run before"
+    assert (tmp_path / "one.log").read_text().split() == ["up", "told"]
+
+
+async def test_only_a_good_answer_is_an_answer_unless_any_will_do() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+        well = await http_answers(url)()
+        anything = await http_answers(url, well=False)()
+    nobody = await http_answers(url, well=False)()
+
+    assert (well, anything, nobody) == (False, True, False)
