@@ -1,0 +1,170 @@
+"""How much an account may do: send limits by the second, call allowances by the window.
+
+Pure: time comes in as Unix milliseconds. Figures: the Messenger Platform's rate limit page; the
+per-thread limit is not published, so it is a parameter that is off by default.
+"""
+
+import msgspec
+
+from pagewire_simulator import refusals
+from pagewire_simulator.entities import Account, Person, Platform
+from pagewire_simulator.refusals import Refused
+
+DAY = 86_400_000
+PRUNE_AT = 10_000
+
+
+class Rates(msgspec.Struct, kw_only=True):
+    """Allowed per second, per account (0: no limit)."""
+
+    text: float = 300
+    media: float = 10
+    per_thread: float = 0
+    conversation_reads: float = 2
+    private_replies_per_hour: float = 750
+
+
+class Bucket(msgspec.Struct):
+    """A token bucket: ``rate`` tokens a second, at most ``size`` saved up."""
+
+    rate: float
+    size: float
+    level: float
+    at: int
+
+    def take(self, now: int) -> bool:
+        self.level = min(self.size, self.level + self.rate * (now - self.at) / 1000)
+        self.at = now
+        if self.level < 1:
+            return False
+        self.level -= 1
+        return True
+
+
+class Buckets:
+    """One bucket a key, made full when first used."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[str, ...], Bucket] = {}
+
+    def take(self, key: tuple[str, ...], rate: float, size: float, now: int) -> bool:
+        if not rate:
+            return True
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= PRUNE_AT:
+                self._buckets = {k: b for k, b in self._buckets.items() if now - b.at < DAY}
+            bucket = self._buckets[key] = Bucket(rate, size, size, now)
+        return bucket.take(now)
+
+
+class SendLimits:
+    """The limits of the Send API (S21) and of reading conversations."""
+
+    def __init__(self, rates: Rates) -> None:
+        self.rates = rates
+        self._buckets = Buckets()
+
+    def take(
+        self, account: Account, person: Person, *, heavy: bool, private: bool, now: int
+    ) -> None:
+        """Counts one send (``heavy``: audio or video); raises Refused (613) over the limit."""
+        rates = self.rates
+        kind, rate = ("media", rates.media) if heavy else ("text", rates.text)
+        hourly = rates.private_replies_per_hour
+        allowed = self._buckets.take((account.id, kind), rate, rate, now) and self._buckets.take(
+            (account.id, "thread", person.id), rates.per_thread, max(1, rates.per_thread), now
+        )
+        if private:
+            key = account.id, "private_reply"
+            allowed = allowed and self._buckets.take(key, hourly / 3600, hourly, now)
+        if not allowed:
+            on_messenger = account.platform is Platform.MESSENGER
+            raise Refused(
+                refusals.CALLS_THROTTLED if on_messenger else refusals.INSTAGRAM_SENDS_THROTTLED
+            )
+
+    def read_conversations(self, account: Account, now: int) -> None:
+        rate = self.rates.conversation_reads
+        if not self._buckets.take((account.id, "conversations"), rate, max(2, rate), now):
+            raise Refused(refusals.CALLS_THROTTLED)
+
+
+class Allowance(msgspec.Struct, kw_only=True):
+    """Calls allowed in a window; at the end of it the account is blocked.
+
+    While blocked, every further call prolongs the block. ``calls`` None: no limit, no header.
+    """
+
+    calls: int | None = None
+    window_ms: int = DAY
+    block_ms: int = 300_000
+    used: int = 0
+    since: int = 0
+    blocked_until: int = 0
+
+    def count(self, now: int) -> bool:
+        """Counts a call; False when it is one too many."""
+        if now - self.since >= self.window_ms and now >= self.blocked_until:
+            self.used, self.since = 0, now
+        self.used += 1
+        if self.calls is None or self.used <= self.calls:
+            return True
+        self.blocked_until = now + self.block_ms
+        return False
+
+    @property
+    def percent(self) -> int:
+        return 0 if not self.calls else min(100, self.used * 100 // self.calls)
+
+    def minutes_to_regain(self, now: int) -> int:
+        return max(0, -(-(self.blocked_until - now) // 60_000))
+
+
+class Usage:
+    """The allowances of the app and of each account, and the headers that tell of them (S15)."""
+
+    def __init__(self) -> None:
+        self.app = Allowance()
+        self.accounts: dict[str, Allowance] = {}
+
+    def allow(self, account_id: str | None, allowance: Allowance) -> None:
+        if account_id is None:
+            self.app = allowance
+        else:
+            self.accounts[account_id] = allowance
+
+    def count(self, account: Account, now: int) -> None:
+        """Counts a call, refused ones too; raises Refused when app or account is over."""
+        own = self.accounts.get(account.id)
+        allowed = own is None or own.count(now)
+        if not self.app.count(now):
+            raise Refused(refusals.APP_THROTTLED)
+        if not allowed:
+            on_messenger = account.platform is Platform.MESSENGER
+            raise Refused(
+                refusals.MESSENGER_THROTTLED if on_messenger else refusals.INSTAGRAM_THROTTLED
+            )
+
+    def headers(self, account: Account, now: int) -> list[tuple[bytes, bytes]]:
+        """Whole percents; none while usage is about zero."""
+        found: list[tuple[bytes, bytes]] = []
+        if app := self.app.percent:
+            value = {"call_count": app, "total_time": app, "total_cputime": app}
+            found.append((b"x-app-usage", msgspec.json.encode(value)))
+        own = self.accounts.get(account.id)
+        if own and own.percent:
+            found.append((b"x-business-use-case-usage", business_usage(account, own, now)))
+        return found
+
+
+def business_usage(account: Account, own: Allowance, now: int) -> bytes:
+    kind = "messenger" if account.platform is Platform.MESSENGER else "instagram"
+    use = {
+        "type": kind,
+        "call_count": own.percent,
+        "total_cputime": own.percent // 2,
+        "total_time": own.percent // 2,
+        "estimated_time_to_regain_access": own.minutes_to_regain(now),
+    }
+    return msgspec.json.encode({account.node: [use]})

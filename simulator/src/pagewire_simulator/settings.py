@@ -1,0 +1,56 @@
+"""The simulator's settings, read once from the environment."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from pagewire_simulator.handshake import Endpoint
+from pagewire_simulator.meta import App
+from pagewire_simulator.sender import Secrets
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """``webhook_url`` is the base of the app's public listener; None: set later by control."""
+
+    listen: str
+    seed: int
+    app: App
+    verify_token: str
+    webhook_url: str | None
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        if self.webhook_url is None:
+            return None
+        return Endpoint(url=self.webhook_url, verify_token=self.verify_token)
+
+
+class SettingMissing(Exception):
+    """A variable that the simulator can't do without is unset."""
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """SIMULATOR_LISTEN, SIMULATOR_SEED, SIMULATOR_WEBHOOK_URL and the app's META_* variables.
+
+    Of several secrets the first signs. Raises SettingMissing.
+    """
+    app_secret = first(environment, "META_APP_SECRET")
+    instagram = environment.get("META_INSTAGRAM_APP_SECRET", "").split(",")[0].strip()
+    url = environment.get("SIMULATOR_WEBHOOK_URL", "").rstrip("/")
+    return Settings(
+        listen=environment.get("SIMULATOR_LISTEN") or "127.0.0.1:9090",
+        seed=int(environment.get("SIMULATOR_SEED") or 1),
+        app=App(
+            id=first(environment, "META_APP_ID"),
+            secrets=Secrets(app=app_secret, instagram=instagram or app_secret),
+        ),
+        verify_token=first(environment, "META_WEBHOOK_VERIFY_TOKEN"),
+        webhook_url=url or None,
+    )
+
+
+def first(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "").split(",")[0].strip()
+    if not value:
+        raise SettingMissing(f"{name} is unset")
+    return value
