@@ -46,6 +46,8 @@ URL_OF = {"postgres": "DATABASE_URL", "valkey": "REDIS_URL"}  # the settings of 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV")
 # Nobody has to notice that a process of this machine stops, so none waits for that.
 NO_BALANCER = {"UNREADY_SECONDS": "0"}
+# Whoever stays up is tried out by hand: the simulator takes any page, person and comment as given.
+TRIED_BY_HAND = {"SIMULATOR_ADOPT": "true"}
 # Who alone may log in to the database and read page tokens.
 STORE_ONLY = ("DATABASE_URL", "DATABASE_POOL_MAX", "TOKEN_ENCRYPTION_KEYS")
 
@@ -196,7 +198,7 @@ async def up(environ: Mapping[str, str]) -> int:
 async def _live(environ: Mapping[str, str], systems: list[System]) -> None:
     folder = secretfile.data_folder(environ)
     _say(f"Starting Pagewire on {folder} …")
-    async with running(folder, free_ports=False, env=environ) as system:
+    async with running(folder, free_ports=False, env=TRIED_BY_HAND | dict(environ)) as system:
         systems.append(system)
         _say(greeting(system, environ))
         await asyncio.Event().wait()

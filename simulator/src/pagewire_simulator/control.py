@@ -303,6 +303,8 @@ class Control:
         meta, wanted = self._meta, await self._read(request, OptionChange)
         if wanted.require_proof is not None:
             meta.options.require_proof = wanted.require_proof
+        if wanted.adopt is not None:
+            meta.options.adopt = wanted.adopt
         if wanted.read_lag is not None:
             meta.options.read_lag = wanted.read_lag
         if wanted.echo is not None:

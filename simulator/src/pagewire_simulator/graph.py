@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from pagewire_simulator import operations, refusals, tokens, wire
+from pagewire_simulator.adopting import adopt
 from pagewire_simulator.entities import Account, Host
 from pagewire_simulator.faults import Answer, Fault
 from pagewire_simulator.ledger import CallRecord
@@ -106,6 +107,8 @@ class Handling:
         """The operation and its request; raises Refused for what Graph would not start on."""
         meta, call, record = self._meta, self._call, self._record
         now = meta.clock()
+        if meta.options.adopt:
+            adopt(meta.world, call.host, call.node, call.edge, call.params, self._shown, now)
         token = tokens.identify(meta.world, self._shown, call.host, now)
         secrets = meta.app.secrets
         secret = secrets.app if token.host is Host.FACEBOOK else secrets.instagram

@@ -21,6 +21,7 @@ async def run(chosen: Settings) -> None:
         verify_token=chosen.verify_token,
         endpoint=chosen.endpoint,
     )
+    simulator.meta.options.adopt = chosen.adopt
     async with serving(simulator, chosen.listen) as url:
         simulator.start()
         say(f"listening on {url}", url=url, seed=chosen.seed)

@@ -54,10 +54,11 @@ class Echoes(msgspec.Struct, frozen=True, kw_only=True):
 class Options(msgspec.Struct, kw_only=True):
     """Switches of the whole simulator; ``echoes`` holds those of single accounts.
 
-    ``read_lag``: seconds until a sent message shows in reads.
+    ``read_lag``: seconds until a sent message shows in reads. ``adopt``: see ``adopting``.
     """
 
     require_proof: bool = True
+    adopt: bool = False
     read_lag: float = 0
     echo: Echoes = Echoes()
     echoes: dict[str, Echoes] = {}
@@ -99,6 +100,7 @@ class Meta:
         fresh.sender.endpoint = self.sender.endpoint
         fresh.sender.verified = self.sender.verified
         fresh.sender.plan = self.sender.plan
+        fresh.options.adopt = self.options.adopt
         fresh.latency = Latency(self.latency.profile, seed, self.latency.factor)
         return fresh
 

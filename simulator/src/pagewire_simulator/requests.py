@@ -74,6 +74,7 @@ class OptionChange(msgspec.Struct, kw_only=True):
     """What is None stays; ``plan`` and ``rates`` replace only the keys they name."""
 
     require_proof: bool | None = None
+    adopt: bool | None = None
     read_lag: float | None = None
     echo: Echoes | None = None
     latency: str | None = None

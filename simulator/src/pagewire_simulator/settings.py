@@ -17,6 +17,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     app: App
     verify_token: str
     webhook_url: str | None
+    adopt: bool
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -30,9 +31,10 @@ class SettingMissing(Exception):
 
 
 def read(environment: Mapping[str, str]) -> Settings:
-    """SIMULATOR_LISTEN, SIMULATOR_SEED, SIMULATOR_WEBHOOK_URL and the app's META_* variables.
+    """SIMULATOR_LISTEN, _SEED, _WEBHOOK_URL and _ADOPT, and the app's META_* variables.
 
-    Of several secrets the first signs. Raises SettingMissing.
+    SIMULATOR_ADOPT=true takes any page, person and comment as given (``adopting``). Of several
+    secrets the first signs. Raises SettingMissing.
     """
     app_secret = first(environment, "META_APP_SECRET")
     instagram = environment.get("META_INSTAGRAM_APP_SECRET", "").split(",")[0].strip()
@@ -46,6 +48,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         ),
         verify_token=first(environment, "META_WEBHOOK_VERIFY_TOKEN"),
         webhook_url=url or None,
+        adopt=environment.get("SIMULATOR_ADOPT", "").lower() in ("true", "1", "yes"),
     )
 
 
