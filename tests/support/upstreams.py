@@ -21,7 +21,7 @@ from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Refusal
 from pagewire_runtime.serving import Server, serving
 from pagewire_webhook.operator import openapi
-from pagewire_webhook.operator.app import Upstreams, operations_of, operator_app
+from pagewire_webhook.operator.app import REPEATABLE, Upstreams, operations_of, operator_app
 
 OPERATOR_TOKEN = "operator-token-0123456789"
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
@@ -95,7 +95,8 @@ async def running_upstream() -> AsyncIterator[tuple[Upstream, Upstreams]]:
         "127.0.0.1:0", upstream.register, tokens=tokens, method_roles=roles
     ) as server:
         upstream.server = server
-        async with channel(f"127.0.0.1:{server.port}", token=OPERATOR_TOKEN) as to_server:
+        target = f"127.0.0.1:{server.port}"
+        async with channel(target, token=OPERATOR_TOKEN, repeatable=REPEATABLE) as to_server:
             yield upstream, Upstreams(to_server, to_server, to_server)
 
 
@@ -143,5 +144,3 @@ def _operation_of(document: dict[str, Any], request: httpx.Request) -> Any:
         if re.fullmatch(pattern, request.url.path) and method in document["paths"][path]:
             return document["paths"][path][method]
     return None
-
-

@@ -1,4 +1,4 @@
-"""Pools by purpose over one PostgreSQL, and transactions that are tried again where that is safe."""
+"""Pools by purpose over one PostgreSQL, and transactions that are repeated where that is safe."""
 
 import asyncio
 import random
@@ -7,17 +7,32 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
-from pagewire_runtime.errors import Unavailable
-from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeout
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from pagewire_runtime.errors import Unavailable
 
 T = TypeVar("T")
 
-# What a repeat may mend: serialisation failure, deadlock, lock not available, connection trouble,
-# a server that starts, stops, or lets nobody in, and a primary that has just become read-only.
+# What a repeat may mend: serialisation failure, deadlock, connection trouble, a server that starts,
+# stops, or lets nobody in, and a primary that has just become read-only.
 REPEATABLE = ("40001", "40P01", "08", "57P0", "53300", "25006")
 ATTEMPTS = 3
+
+# What took as long as it may: a lock, a statement, an idle transaction. The caller has no time left
+# for a repeat; it may call again.
+TOO_SLOW = ("55P03", "57014", "25P03")
+
+
+# Where every statement finds its rows by their keys, a plan that reads a table whole is wrong; the
+# planner makes such ones while a table that grows has no statistics yet. Nor do values change a
+# plan, so it is made once.
+BY_KEY = (
+    " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
+    " -c plan_cache_mode=force_custom_plan"
+)
 
 
 @dataclass(frozen=True)
@@ -43,56 +58,94 @@ def open_pools(url: str, connections: int) -> Pools:
     upkeep = max(1, connections // 13)
     share, rest = divmod(connections - upkeep, 3)
     return Pools(
-        ingest=_engine(url, share + (rest > 0)),
-        work=_engine(url, share + (rest > 1)),
+        ingest=_engine(url, share + (rest > 0), planning=BY_KEY),
+        work=_engine(url, share + (rest > 1), planning=BY_KEY),
         reads=_engine(url, share),
         upkeep=_engine(url, upkeep, statement_timeout_ms=30_000),
     )
 
 
-def _engine(url: str, size: int, statement_timeout_ms: int = 1200) -> AsyncEngine:
+def _engine(
+    url: str, size: int, statement_timeout_ms: int = 1200, planning: str = ""
+) -> AsyncEngine:
     options = (
         f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=1000"
-        " -c idle_in_transaction_session_timeout=5000 -c timezone=UTC"
+        " -c idle_in_transaction_session_timeout=5000 -c timezone=UTC -c search_path=public"
+        f"{planning}"
     )
     return create_async_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=size,
         max_overflow=0,
         pool_timeout=0.25,
+        hide_parameters=True,  # they hold what people wrote, and an error may be logged
         connect_args={"options": options, "connect_timeout": 2, "application_name": "pagewire"},
     )
 
 
 async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run `work` in a transaction of its own and commit it; try again, at most three times, what a repeat may mend.
+    """Run `work` in a transaction of its own and commit it; at most three times, if that may help.
 
-    `work` must be safe to repeat from the start. Raises Unavailable where PostgreSQL cannot be had now.
+    `work` must be safe to repeat from the start. Raises Unavailable where PostgreSQL can't be had
+    now, or takes longer than it may.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             async with engine.begin() as connection:
                 return await work(connection)
         except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
-            if not _repeatable(error):
+            state = sqlstate(error)
+            if _is_final(error, state) or attempt == ATTEMPTS:
+                if _is_transient(error, state):
+                    raise Unavailable("PostgreSQL") from error
                 raise
-            if attempt == ATTEMPTS:
-                raise Unavailable("PostgreSQL") from error
         await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311  # jitter, no secret
     raise AssertionError("unreachable")
 
 
 async def driver(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
-    """The psycopg connection beneath, in the same transaction: for pipelines, binary arrays and COPY."""
+    """The psycopg connection beneath, in the same transaction: for pipelines, arrays and COPY."""
     raw = await connection.get_raw_connection()
     inner = raw.driver_connection
     assert isinstance(inner, psycopg.AsyncConnection)  # noqa: S101  # for the type checker
     return inner
 
 
-def _repeatable(error: BaseException) -> bool:
-    origin = getattr(error, "orig", None) or error
-    state = getattr(origin, "sqlstate", None)
-    if state is None:  # no answer from a server: the connection, or the pool
-        return isinstance(origin, psycopg.OperationalError | PoolTimeout | OSError)
-    return str(state).startswith(REPEATABLE)
+async def durability_gaps(connection: AsyncConnection) -> list[str]:
+    """Settings of the server under which a commit may be lost; none on one that is set up well.
+
+    What is answered as stored is promised to survive a crash of the server.
+    """
+    rows = await connection.execute(_DURABILITY)
+    return [f"{row.name}={row.setting}" for row in rows]
+
+
+_DURABILITY = text("""
+    select name, setting from pg_settings
+    where name in ('fsync', 'full_page_writes', 'synchronous_commit') and setting = 'off'
+    order by name
+""")
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code for what went wrong; None where no server has answered."""
+    state: str | None = getattr(_origin(error), "sqlstate", None)
+    return state
+
+
+def _is_final(error: BaseException, state: str | None) -> bool:
+    """Whether a repeat would only take more time, or fail again."""
+    if state is None:  # no answer from a server: a connection is made anew, a full pool stays full
+        return not isinstance(_origin(error), psycopg.OperationalError | OSError)
+    return not state.startswith(REPEATABLE)
+
+
+def _is_transient(error: BaseException, state: str | None) -> bool:
+    """Whether the same may work later."""
+    if state is None:
+        return isinstance(_origin(error), psycopg.OperationalError | PoolTimeout | OSError)
+    return state.startswith((*REPEATABLE, *TOO_SLOW))
+
+
+def _origin(error: BaseException) -> BaseException:
+    return getattr(error, "orig", None) or error

@@ -32,6 +32,7 @@ create table page (
     check_due_at timestamptz,
     check_lease_until timestamptz
 );
+create index page_by_facebook_page on page (facebook_page_id) where facebook_page_id is not null;
 comment on column page.token is 'key id, nonce and ciphertext, bound to the page id; null while disconnected';
 
 create table delivery (
@@ -56,6 +57,7 @@ create table quarantine (
     replay_lease_until timestamptz,
     replayed_at timestamptz
 );
+create index quarantine_by_delivery on quarantine (delivery_id);
 create index quarantine_open on quarantine (quarantine_id) where replayed_at is null;
 
 create table lane (
@@ -225,10 +227,12 @@ create table mark (
     rule_id text collate "C" not null,
     reply_id bigint,
     until timestamptz,
+    released boolean not null default false,
     primary key (page_id, mark_key)
 );
 comment on column mark.mark_key is 'once:<rule>:<space>:<person>, cooldown:<rule>:<space>:<person>, or day:<rule>:<space>:<person>:<UTC date>:<n>';
 comment on column mark.reply_id is 'the reply that the mark stands for: FAILED or EXPIRED releases it';
+comment on column mark.released is 'free for whoever comes; kept, so that a late acceptance can take it back while nobody did';
 create index mark_by_reply on mark (page_id, reply_id) where reply_id is not null;
 
 create table outbox (
@@ -279,9 +283,11 @@ create unique index outbox_mid on outbox (page_id, mid) where mid is not null;
 create unique index outbox_order on outbox (page_id, lane, ordinal);
 create unique index outbox_one_in_flight on outbox (page_id, lane) where state in ('sending', 'uncertain');
 create index outbox_unsettled on outbox (page_id, lane, ordinal) where state in ('ready', 'sending', 'uncertain');
-create index outbox_ready on outbox (created_at) where state = 'ready';
+create index outbox_ready on outbox (page_id, created_at) where state = 'ready';
+create index outbox_expiring on outbox (expires_at) where state = 'ready';
 create index outbox_parked on outbox (page_id, reply_id) where state = 'parked';
 create index outbox_by_conversation on outbox (page_id, person_id, created_at desc);
+create index outbox_by_time on outbox using brin (created_at) with (autosummarize = on);
 create index outbox_by_comment on outbox (page_id, comment_id) where comment_id is not null;
 
 create table attempt (
@@ -301,6 +307,7 @@ create table attempt (
     primary key (page_id, tag)
 );
 create unique index attempt_by_tag on attempt (tag);
+create index attempt_by_time on attempt using brin (started_at) with (autosummarize = on);
 create index attempt_by_reply on attempt (page_id, reply_id);
 
 create table rule (

@@ -1,0 +1,5 @@
+"""Runs the store: `python -m pagewire_store`."""
+
+from pagewire_store.main import main
+
+main()

@@ -1,0 +1,267 @@
+"""Leasing lanes with pending events: each to one dispatcher at a time, fenced by its epoch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pagewire.store.v1.lane_service_pb2 import (
+    ClaimedEvent,
+    ClaimedLane,
+    ClaimLanesRequest,
+    ClaimLanesResponse,
+    ExtendLeasesRequest,
+    ExtendLeasesResponse,
+    LaneRef,
+)
+from pagewire.type.v1.event_pb2 import ID_SPACE_MESSAGING, Event
+from pagewire.type.v1.page_pb2 import Platform
+from pagewire_runtime.errors import InvalidArgument
+from pagewire_store.arrivals import Lane
+from pagewire_store.columns import BIGINT, TEXT, Bulk
+from pagewire_store.database import driver, in_transaction
+from pagewire_store.ids import event_id
+from pagewire_store.ingest import Driver
+from pagewire_store.polling import at_most, claimed
+from pagewire_store.waking import Waking
+
+DEFAULT_EVENTS = 10
+MAX_EVENTS = 100
+
+# Leases due lanes, the longest waiting first. The database's clock alone says what is due.
+_LEASE = """
+    with due as (
+        select page_id, lane from lane
+        where pending > 0
+            and (lease_until is null or lease_until <= now())
+            and (blocked_until is null or blocked_until <= now())
+        order by pending_since limit %s for update skip locked),
+    leased as (
+        update lane l set
+            epoch = l.epoch + 1, lease_owner = %s, lease_until = clock_timestamp() + %s
+        from due where l.page_id = due.page_id and l.lane = due.lane
+        returning l.page_id, l.lane, l.epoch, l.pending_since)
+    select page_id, lane, epoch from leased order by pending_since, page_id, lane
+"""
+
+# The first pending events of lanes, with the name of the person where the conversation has it.
+_FIRST_EVENTS = Bulk(
+    """
+    select n.page_id, n.lane, e.event_id, e.detail, e.received_at, e.attempts, c.participant_name
+    from {rows}
+    cross join lateral (
+        select * from event p
+        where p.page_id = n.page_id and p.lane = n.lane and p.state = 'pending'
+        order by p.number limit n.at_most) e
+    left join conversation c on c.page_id = e.page_id and c.participant_id = e.person_id
+    order by n.ord, e.number
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+    at_most=BIGINT,
+)
+
+# What a claim hands over of connected pages: product, and the version of their rule book.
+_PAGES = Bulk(
+    """
+    select p.page_id, p.platform,
+        (select coalesce(max(b.version), 0) from rule_book b where b.page_id in (p.page_id, '*'))
+    from {rows} join page p on p.page_id = n.page_id where p.connected
+    """,
+    page_id=TEXT,
+)
+
+# Ends the pending events of lanes whose page is no longer connected.
+_END = Bulk(
+    """
+    with ended as (
+        update event e set state = 'done' from {rows}
+        where e.page_id = n.page_id and e.lane = n.lane and e.state = 'pending'
+        returning e.*)
+    insert into decision (
+        page_id, event_id, trigger, outcome, reason, verdicts, book_version, received_at,
+        stored_at)
+    select page_id, event_id, trigger, 'declined', 'page_disconnected', '', 0, received_at,
+        stored_at
+    from ended
+    on conflict (page_id, event_id) do nothing
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+)
+
+# Frees lanes in which nothing is pending.
+_FREE = Bulk(
+    """
+    update lane l set
+        pending = 0, pending_since = null, lease_owner = null, lease_until = null,
+        blocked_until = null
+    from {rows} where l.page_id = n.page_id and l.lane = n.lane
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+)
+
+# Prolongs leases that nobody has taken over; one that was given back stays so.
+_EXTEND = Bulk(
+    """
+    with held as (
+        select l.page_id, l.lane
+        from {rows} join lane l on l.page_id = n.page_id and l.lane = n.lane
+        where l.epoch = n.epoch and l.lease_until is not null
+        order by l.page_id, l.lane for update of l)
+    update lane l set lease_until = clock_timestamp() + %b
+    from held where l.page_id = held.page_id and l.lane = held.lane
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+    epoch=BIGINT,
+)
+
+# Which lanes have another epoch by now, and so another claim.
+_LOST = Bulk(
+    """
+    select n.page_id, n.lane, n.epoch
+    from {rows} left join lane l on l.page_id = n.page_id and l.lane = n.lane
+    where l.epoch is distinct from n.epoch order by n.ord
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+    epoch=BIGINT,
+)
+
+
+class _Lease(NamedTuple):
+    page_id: str
+    lane: str
+    epoch: int
+
+
+class _Page(NamedTuple):
+    page_id: str
+    platform: str
+    book_version: int
+
+
+class _Pending(NamedTuple):
+    page_id: str
+    lane: str
+    event_id: int
+    detail: bytes
+    received_at: datetime
+    attempts: int
+    participant_name: str | None
+
+
+class Claims:
+    """Hands out lanes, and prolongs the leases on them."""
+
+    def __init__(self, engine: AsyncEngine, waking: Waking, *, lease: timedelta) -> None:
+        self._engine = engine
+        self._waking = waking
+        self._lease = lease
+
+    async def claim(self, request: ClaimLanesRequest) -> ClaimLanesResponse:
+        """Due lanes, leased to the caller; waits for one as long as the request says.
+
+        Raises InvalidArgument, and Unavailable.
+        """
+        _check(request)
+        wait = request.wait.ToTimedelta()
+        lanes = await claimed(lambda: self._claim(request), self._waking, wait)
+        response = ClaimLanesResponse(lanes=lanes)
+        response.lease.FromTimedelta(self._lease)
+        return response
+
+    async def extend(self, request: ExtendLeasesRequest) -> ExtendLeasesResponse:
+        """Prolongs the leases that are still the caller's; names the others. Raises Unavailable."""
+        lanes = [(ref.page_id, ref.lane, ref.epoch) for ref in request.lanes]
+        if not lanes:
+            return ExtendLeasesResponse()
+
+        async def work(connection: AsyncConnection) -> list[tuple[str, str, int]]:
+            raw = await driver(connection)
+            await _EXTEND.run(raw, lanes, self._lease)
+            return await (await _LOST.run(raw, lanes)).fetchall()
+
+        lost = await in_transaction(self._engine, work)
+        return ExtendLeasesResponse(
+            lost=[LaneRef(page_id=page, lane=lane, epoch=epoch) for page, lane, epoch in lost]
+        )
+
+    async def _claim(self, request: ClaimLanesRequest) -> list[ClaimedLane]:
+        async def work(connection: AsyncConnection) -> tuple[list[ClaimedLane], bool]:
+            return await self._lease_lanes(await driver(connection), request)
+
+        while True:
+            lanes, leased = await in_transaction(self._engine, work)
+            if lanes or not leased:  # those that were leased and found empty may hide others
+                return lanes
+
+    async def _lease_lanes(
+        self, connection: Driver, request: ClaimLanesRequest
+    ) -> tuple[list[ClaimedLane], bool]:
+        most = at_most("max_lanes", request.max_lanes)
+        found = await connection.execute(_LEASE, (most, request.owner, self._lease))
+        leases = [_Lease(*row) for row in await found.fetchall()]
+        if not leases:
+            return [], False
+        max_events = min(request.max_events or DEFAULT_EVENTS, MAX_EVENTS)
+        async with connection.pipeline():
+            found_pages = await _PAGES.run(connection, [(p,) for p in {x.page_id for x in leases}])
+            found_events = await _FIRST_EVENTS.run(
+                connection, [(lease.page_id, lease.lane, max_events) for lease in leases]
+            )
+        pages = {row[0]: _Page(*row) for row in await found_pages.fetchall()}
+        events: dict[Lane, list[_Pending]] = defaultdict(list)
+        for row in await found_events.fetchall():
+            events[row[:2]].append(_Pending(*row))
+
+        ended = [x for x in leases if x.page_id not in pages]
+        idle = [x for x in leases if x.page_id in pages and x[:2] not in events]
+        if ended:
+            await _END.run(connection, [lease[:2] for lease in ended])
+        if ended or idle:
+            await _FREE.run(connection, [lease[:2] for lease in (*ended, *idle)])
+        return [
+            _claimed_lane(lease, pages[lease.page_id], events[lease[:2]])
+            for lease in leases
+            if lease.page_id in pages and lease[:2] in events
+        ], True
+
+
+def _claimed_lane(lease: _Lease, page: _Page, events: Iterable[_Pending]) -> ClaimedLane:
+    return ClaimedLane(
+        ref=LaneRef(page_id=lease.page_id, lane=lease.lane, epoch=lease.epoch),
+        book_version=page.book_version,
+        events=[_claimed_event(pending) for pending in events],
+        platform=Platform.Value(f"PLATFORM_{page.platform.upper()}"),
+    )
+
+
+def _claimed_event(pending: _Pending) -> ClaimedEvent:
+    event = Event.FromString(pending.detail)
+    # A commenter's id may look like that of somebody else who writes messages.
+    messaged = event.id_space == ID_SPACE_MESSAGING
+    known_name = pending.participant_name if messaged else None
+    receive_time = Timestamp()
+    receive_time.FromDatetime(pending.received_at)
+    return ClaimedEvent(
+        event_id=event_id(pending.page_id, pending.event_id),
+        event=event,
+        receive_time=receive_time,
+        attempts=pending.attempts,
+        person_name=event.person_name or known_name or "",
+    )
+
+
+def _check(request: ClaimLanesRequest) -> None:
+    if not 0 < len(request.owner) <= 200 or "\0" in request.owner:
+        raise InvalidArgument("owner", "must be 1 to 200 characters")
+    if request.max_events < 0:
+        raise InvalidArgument("max_events", "must not be negative")

@@ -1,0 +1,725 @@
+"""Committing decisions: marks, decision, outbox rows and the event's end, in one transaction.
+
+The lane's lock and its epoch make a lane's events happen one at a time; what was decided once is
+answered again. Locks: lane, (event), mark; decisions and outbox rows are new ones.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg.rows import namedtuple_row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pagewire.store.v1.lane_service_pb2 import (
+    COMMIT_STATE_COMMITTED,
+    COMMIT_STATE_FENCED,
+    CommitDecisionsRequest,
+    CommitDecisionsResponse,
+    EventDecision,
+    LaneDecisions,
+    LaneResult,
+)
+from pagewire.type.v1.decision_pb2 import (
+    OUTCOME_ANSWERED,
+    OUTCOME_DECLINED,
+    OUTCOME_FAILED,
+    Decision,
+    Outcome,
+)
+from pagewire.type.v1.event_pb2 import Event
+from pagewire.type.v1.page_pb2 import Platform
+from pagewire.type.v1.rule_pb2 import Candidate, RuleVerdict
+from pagewire_runtime import metrics
+from pagewire_runtime.errors import InvalidArgument
+from pagewire_runtime.logs import get_logger
+from pagewire_store import deciding, ids, marks
+from pagewire_store.columns import BIGINT, BOOL, BYTES, INT, SMALLINT, TEXT, TIME, Bulk
+from pagewire_store.database import Pools, driver, in_transaction
+from pagewire_store.deciding import SENDING_KINDS, Facts, Plan, PlannedReply
+
+Connection = psycopg.AsyncConnection[Any]
+LaneKey = tuple[str, str]
+
+REPLIES_A_MINUTE = 30
+# More rows of a lane than this in a minute are not looked through for the cap.
+CAP_LOOKS_AT = 200
+
+log = get_logger(__name__)
+
+_decided = metrics.counter(
+    "pagewire_decisions_total", "Events decided, by outcome and reason.", ["outcome", "reason"]
+)
+_failures = metrics.counter(
+    "pagewire_event_failures_total",
+    "Evaluations that failed on an event, by whether it was parked for it.",
+    ["parked"],
+)
+
+_LOCK = Bulk(
+    """
+    select l.page_id, l.lane, l.epoch, l.last_ordinal
+    from {rows} join lane l on l.page_id = n.page_id and l.lane = n.lane
+    order by l.page_id, l.lane for update of l
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+)
+
+_DECIDED = Bulk(
+    """
+    select d.page_id, d.event_id, d.trigger, d.outcome, d.reason, d.verdicts, d.book_version,
+        d.received_at, d.stored_at, d.decided_at,
+        array(select o.reply_id from outbox o
+            where o.page_id = d.page_id and o.event_id = d.event_id order by o.ordinal) as replies,
+        (select min(o.sending_at) from outbox o
+            where o.page_id = d.page_id and o.event_id = d.event_id) as sent_at
+    from {rows} join decision d on d.page_id = n.page_id and d.event_id = n.event_id
+    """,
+    page_id=TEXT,
+    event_id=BIGINT,
+)
+
+# The lanes' first pending events, as many as are decided.
+_PENDING = Bulk(
+    """
+    select e.page_id, e.lane, e.event_id, e.event_key, e.trigger, e.attempts, e.first_failed_at,
+        e.received_at, e.stored_at, e.detail, clock_timestamp() as now
+    from {rows} cross join lateral (
+        select * from event
+        where event.page_id = n.page_id and event.lane = n.lane and event.state = 'pending'
+        order by event.number limit n.named
+    ) e
+    order by n.ord, e.number
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+    named=INT,
+)
+
+_FACTS = Bulk(
+    """
+    select n.ord, p.platform, p.connected, c.automation_paused_until,
+        coalesce(m.is_deleted, k.is_deleted, false) as removed,
+        exists (select from page q where q.page_id = n.person_id and q.connected)
+            or exists (select from page q where q.facebook_page_id = n.person_id and q.connected)
+            as other_is_page
+    from {rows} join page p on p.page_id = n.page_id
+    left join conversation c
+        on c.page_id = n.page_id and c.participant_id = n.person_id and not n.is_comment
+    left join message m on m.page_id = n.page_id and m.mid = n.mid
+    left join comment k on k.page_id = n.page_id and k.comment_id = n.comment_id
+    """,
+    page_id=TEXT,
+    person_id=TEXT,
+    is_comment=BOOL,
+    mid=TEXT,
+    comment_id=TEXT,
+)
+
+_RATES = Bulk(
+    f"""
+    select n.page_id, n.lane, (
+        select count(*) from (
+            select o.origin, o.kind, o.created_at from outbox o
+            where o.page_id = n.page_id and o.lane = n.lane
+            order by o.ordinal desc limit {CAP_LOOKS_AT}
+        ) o
+        where o.origin = 'rule' and o.created_at > clock_timestamp() - interval '1 minute'
+            and o.kind in ('message', 'private_reply', 'comment_reply')
+    ) as sent
+    from {{rows}}
+    """,  # noqa: S608  # a constant
+    page_id=TEXT,
+    lane=TEXT,
+)
+
+_DECIDE = Bulk(
+    """
+    insert into decision (page_id, event_id, trigger, outcome, reason, verdicts, book_version,
+        received_at, stored_at, decided_at)
+    select page_id, event_id, trigger, outcome, reason, verdicts, book_version, received_at,
+        stored_at, decided_at
+    from {rows} order by n.ord
+    """,
+    page_id=TEXT,
+    event_id=BIGINT,
+    trigger=SMALLINT,
+    outcome=TEXT,
+    reason=TEXT,
+    verdicts=BYTES,
+    book_version=BIGINT,
+    received_at=TIME,
+    stored_at=TIME,
+    decided_at=TIME,
+)
+
+_FIRE = Bulk(
+    """
+    insert into fired_rule (page_id, event_id, rule_id, rule_version)
+    select page_id, event_id, rule_id, rule_version from {rows}
+    """,
+    page_id=TEXT,
+    event_id=BIGINT,
+    rule_id=TEXT,
+    rule_version=BIGINT,
+)
+
+_ENQUEUE = Bulk(
+    """
+    insert into outbox (page_id, reply_id, lane, ordinal, kind, origin, event_id, rule_id,
+        action_index, person_id, comment_id, content, hidden, label, state, expires_at)
+    select page_id, reply_id, lane, ordinal, kind, 'rule', event_id, rule_id, action_index,
+        person_id, comment_id, content, hidden, label, 'ready', expires_at
+    from {rows}
+    """,
+    page_id=TEXT,
+    reply_id=BIGINT,
+    lane=TEXT,
+    ordinal=BIGINT,
+    kind=TEXT,
+    event_id=BIGINT,
+    rule_id=TEXT,
+    action_index=INT,
+    person_id=TEXT,
+    comment_id=TEXT,
+    content=BYTES,
+    hidden=BOOL,
+    label=TEXT,
+    expires_at=TIME,
+)
+
+_END_EVENTS = Bulk(
+    """
+    update event e set state = n.state, attempts = n.attempts,
+        first_failed_at = n.first_failed_at, last_error = coalesce(n.last_error, e.last_error)
+    from {rows} where e.page_id = n.page_id and e.event_key = n.event_key
+    """,
+    page_id=TEXT,
+    event_key=TEXT,
+    state=TEXT,
+    attempts=INT,
+    first_failed_at=TIME,
+    last_error=TEXT,
+)
+
+# A lane's next event is looked for after its decided ones have ended.
+_END_LANES = Bulk(
+    """
+    update lane l set last_ordinal = n.last_ordinal, pending = l.pending - n.ended,
+        pending_since = (
+            select e.received_at from event e
+            where e.page_id = n.page_id and e.lane = n.lane and e.state = 'pending'
+            order by e.number limit 1),
+        blocked_until = coalesce(n.blocked_until, l.blocked_until),
+        lease_owner = case when not n.release then l.lease_owner end,
+        lease_until = case when not n.release then l.lease_until end
+    from {rows} where l.page_id = n.page_id and l.lane = n.lane
+    returning l.pending > 0 and n.release as waits
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+    last_ordinal=BIGINT,
+    ended=INT,
+    blocked_until=TIME,
+    release=BOOL,
+)
+
+
+_NUMBERS = "select nextval('reply_number') from generate_series(1, %s)"
+
+_WORD = re.compile(r"[a-z0-9_.]{1,64}")
+_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class _Lane:
+    """A lane under commit."""
+
+    asked: LaneDecisions
+    events: dict[int, EventDecision]
+    """By number, in the order named."""
+    last_ordinal: int = 0
+    sent: int = 0
+    """Automatic replies of the last minute."""
+    ended: int = 0
+    blocked_until: datetime | None = None
+    answers: dict[int, Decision] = field(default_factory=dict)
+    fenced: bool = False
+
+    @property
+    def key(self) -> LaneKey:
+        return self.asked.ref.page_id, self.asked.ref.lane
+
+    def result(self) -> LaneResult:
+        if self.fenced:
+            return LaneResult(state=COMMIT_STATE_FENCED)
+        answers = [self.answers[number] for number in self.events if number in self.answers]
+        return LaneResult(state=COMMIT_STATE_COMMITTED, decisions=answers)
+
+
+@dataclass
+class _Case:
+    """A pending event under decision."""
+
+    lane: _Lane
+    row: Any
+    event: Event
+    decision: EventDecision
+    facts: Facts | None = None
+    bar: deciding.Bar | None = None
+    plans: list[Plan] = field(default_factory=list)
+
+    @property
+    def failure(self) -> str:
+        """Why the event itself could not be evaluated, as a stable word; empty where it could."""
+        why = self.decision.failure or self.decision.evaluation.error
+        return why if not why or _WORD.fullmatch(why) else "evaluation_failed"
+
+
+@dataclass
+class _Writes:
+    """The rows to be, for one statement a table."""
+
+    decisions: list[tuple[Any, ...]] = field(default_factory=list)
+    fired: list[tuple[Any, ...]] = field(default_factory=list)
+    outbox: list[tuple[Any, ...]] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Committed:
+    response: CommitDecisionsResponse
+    replies: bool
+    waiting: bool
+
+
+async def commit(
+    pools: Pools,
+    request: CommitDecisionsRequest,
+    *,
+    wake_outbox: Callable[[], None],
+    wake_lanes: Callable[[], None],
+    replies_a_minute: int = REPLIES_A_MINUTE,
+) -> CommitDecisionsResponse:
+    """Commits what was decided, all lanes in one transaction, and answers in the request's order.
+
+    A lane whose epoch has passed is FENCED and left as it is, unless all its events were decided
+    before: then the first answers are given again. `wake_outbox` is called where replies were put
+    in, `wake_lanes` where a freed lane has events left; both after the commit.
+
+    Raises InvalidArgument where the events are not the first pending ones of their lane, and
+    Unavailable.
+    """
+    lanes_of = _reader(request)
+
+    async def work(connection: AsyncConnection) -> _Committed:
+        return await _commit(await driver(connection), lanes_of(), replies_a_minute)
+
+    committed = await in_transaction(pools.work, work)
+    if committed.replies:
+        wake_outbox()
+    if committed.waiting:
+        wake_lanes()
+    return committed.response
+
+
+def _reader(request: CommitDecisionsRequest) -> Callable[[], list[_Lane]]:
+    """Checks the request once; each try of the transaction then starts from it afresh."""
+
+    def read() -> list[_Lane]:
+        return [_Lane(asked, _named_events(asked)) for asked in request.lanes]
+
+    keys = [lane.key for lane in read()]
+    if len(set(keys)) < len(keys):
+        raise InvalidArgument("lanes", "name one lane twice")
+    return read
+
+
+def _named_events(asked: LaneDecisions) -> dict[int, EventDecision]:
+    named = {}
+    for decision in asked.events:
+        match ids.parse_event_id(decision.event_id):
+            case (page_id, number) if page_id == asked.ref.page_id and number not in named:
+                named[number] = decision
+            case _:
+                raise InvalidArgument("lanes.events.event_id", "must name events of the lane, once")
+        if decision.WhichOneof("result") is None:
+            raise InvalidArgument("lanes.events.result", "must be an evaluation or a failure")
+    return named
+
+
+async def _commit(connection: Connection, lanes: list[_Lane], cap: int) -> _Committed:
+    held = await _hold(connection, lanes)
+    cases = await _cases(connection, held)
+    await _weigh(connection, cases)
+    writes = await _decide(connection, cases, cap)
+    waiting = await _write(connection, held, writes) if held else False
+    response = CommitDecisionsResponse(results=[lane.result() for lane in lanes])
+    return _Committed(response, replies=bool(writes.outbox), waiting=waiting)
+
+
+async def _hold(connection: Connection, lanes: Sequence[_Lane]) -> list[_Lane]:
+    """Locks the lanes, finds what was decided before, and returns those that may be written."""
+    if not lanes:
+        return []
+    locked = await _rows(connection, _LOCK, sorted(lane.key for lane in lanes))
+    found = {(row.page_id, row.lane): row for row in locked}
+    named = [(lane.key[0], number) for lane in lanes for number in lane.events]
+    decided = await _rows(connection, _DECIDED, named)
+    before = {(row.page_id, row.event_id): _decision_from(row) for row in decided}
+    for lane in lanes:
+        row = found.get(lane.key)
+        answers = {n: before[lane.key[0], n] for n in lane.events if (lane.key[0], n) in before}
+        lane.answers = answers
+        if row is None or row.epoch != lane.asked.ref.epoch:
+            lane.fenced = len(answers) < len(lane.events) or not lane.events
+            found.pop(lane.key, None)
+        else:
+            lane.last_ordinal = row.last_ordinal
+    return [lane for lane in lanes if lane.key in found]
+
+
+async def _cases(connection: Connection, held: Sequence[_Lane]) -> list[_Case]:
+    """The events that are to be decided now: their lanes' first pending ones."""
+    lanes = {lane.key: lane for lane in held}
+    asked = [(*lane.key, len(lane.events) - len(lane.answers)) for lane in held]
+    rows = await _rows(connection, _PENDING, [row for row in asked if row[2]])
+    cases = [
+        _Case(lane, row, Event.FromString(row.detail), lane.events[row.event_id])
+        for row in rows
+        if row.event_id in (lane := lanes[row.page_id, row.lane]).events
+    ]
+    for lane in held:
+        undecided = [number for number in lane.events if number not in lane.answers]
+        if undecided != [case.row.event_id for case in cases if case.lane is lane]:
+            raise InvalidArgument("lanes.events", "must be the first pending ones of their lane")
+    return cases
+
+
+async def _weigh(connection: Connection, cases: Sequence[_Case]) -> None:
+    """Loads the facts, and has the pure part say what bars each event and what firing takes."""
+    facts = await _rows(connection, _FACTS, [_sought(case) for case in cases])
+    for row in facts:
+        case = cases[row.ord - 1]
+        case.facts = Facts(
+            event=case.event,
+            platform=Platform.Value(f"PLATFORM_{row.platform.upper()}"),
+            connected=row.connected,
+            other_is_page=row.other_is_page,
+            removed=row.removed,
+            paused_until=row.automation_paused_until,
+        )
+        case.bar = deciding.bars(case.facts, case.row.now)
+        candidates = () if case.bar or case.failure else case.decision.evaluation.candidates
+        case.plans = [deciding.plan(case.facts, one, case.row.now) for one in candidates]
+    sending = {case.lane.key: case.lane for case in cases if any(p.sending for p in case.plans)}
+    for row in await _rows(connection, _RATES, list(sending)):
+        sending[row.page_id, row.lane].sent = row.sent
+
+
+def _sought(case: _Case) -> tuple[Any, ...]:
+    event = case.event
+    comment = deciding.is_comment(event)
+    mid = event.message.mid or None
+    comment_id = event.comment.comment_id or None
+    return (event.page_id, event.person_id, comment, mid, comment_id)
+
+
+async def _decide(connection: Connection, cases: Sequence[_Case], cap: int) -> _Writes:
+    writes = _Writes()
+    numbers = await _numbers(connection, sum(len(p.replies) for c in cases for p in c.plans))
+    for case in cases:
+        if case.lane.blocked_until is not None:
+            continue  # put off, behind the one that failed
+        if case.failure:
+            _fail(case, writes)
+        elif case.bar is not None:
+            _end(case, writes, case.bar.outcome, case.bar.reason, [])
+        else:
+            await _choose(connection, case, numbers, cap, writes)
+    return writes
+
+
+async def _numbers(connection: Connection, count: int) -> Iterator[int]:
+    if not count:
+        return iter(())
+    drawn = await connection.execute(_NUMBERS, [count])
+    return iter([row[0] for row in await drawn.fetchall()])
+
+
+def _fail(case: _Case, writes: _Writes) -> None:
+    """Counts a failure against the event: it is parked, or its lane rests."""
+    now = case.row.now
+    failures, first = case.row.attempts + 1, case.row.first_failed_at or now
+    parked = deciding.parks(failures, first, now)
+    _failures.labels(str(parked).lower()).inc()
+    if parked:
+        log.error("an event is parked", page_id=case.row.page_id, number=case.row.event_id)
+        _end(case, writes, OUTCOME_FAILED, "evaluation_failed", [], failed=(failures, first))
+        return
+    case.lane.blocked_until = now + deciding.block(failures, random.random())  # noqa: S311
+    writes.events.append(_event_row(case, "pending", failures, first))
+
+
+async def _choose(
+    connection: Connection, case: _Case, numbers: Iterator[int], cap: int, writes: _Writes
+) -> None:
+    """Fires the first candidate whose marks can be had, and those behind it that it lets."""
+    verdicts, replies, done = [], [], False
+    for plan in case.plans:
+        if done:
+            reason = "lower_priority"
+        elif plan.sending and case.lane.sent + plan.sending > cap:
+            reason = "rate_capped"
+        else:
+            drawn = [(number, reply) for reply, number in zip(plan.replies, numbers, strict=False)]
+            reason = plan.refusal or await _mark(connection, case, plan, drawn) or "fired"
+            if reason == "fired":
+                done = not plan.candidate.continues
+                replies.extend(_enqueue(case, plan, drawn, writes))
+        verdicts.append(_verdict(plan.candidate, reason))
+    fired = any(verdict.fired for verdict in verdicts)
+    outcome = OUTCOME_ANSWERED if fired else OUTCOME_DECLINED
+    reason = "fired" if fired else verdicts[0].reason if verdicts else "no_rule_matched"
+    verdicts.extend(case.decision.evaluation.misses)
+    _end(case, writes, outcome, reason, verdicts, replies=replies)
+
+
+async def _mark(
+    connection: Connection, case: _Case, plan: Plan, drawn: Sequence[tuple[int, PlannedReply]]
+) -> str | None:
+    """Takes the marks for the plan's first sending reply; the reason where one can't be had."""
+    if not plan.marks:
+        return None
+    standing = next((number for number, reply in drawn if reply.kind in SENDING_KINDS), None)
+    rule_id = plan.candidate.rule_id
+    return await marks.take(
+        connection,
+        case.row.page_id,
+        case.row.event_id,
+        rule_id,
+        standing,
+        plan.marks,
+        case.row.now,
+    )
+
+
+def _enqueue(
+    case: _Case, plan: Plan, drawn: Sequence[tuple[int, PlannedReply]], writes: _Writes
+) -> list[str]:
+    """Puts the plan's replies in, and returns their ids."""
+    lane, rule = case.lane, plan.candidate
+    page_id, event_id = case.row.page_id, case.row.event_id
+    writes.fired.append((page_id, event_id, rule.rule_id, rule.version))
+    lane.sent += plan.sending
+    for number, reply in drawn:
+        lane.last_ordinal += 1
+        content = reply.content.SerializeToString() if reply.content is not None else None
+        writes.outbox.append(
+            (
+                *(page_id, number, lane.key[1], lane.last_ordinal, reply.kind),
+                *(event_id, rule.rule_id, reply.action_index),
+                *(reply.person_id, reply.comment_id, content, reply.hidden, reply.label),
+                _micros(reply.expires_at),
+            )
+        )
+    return [ids.reply_id(page_id, number) for number, _ in drawn]
+
+
+def _end(
+    case: _Case,
+    writes: _Writes,
+    outcome: Outcome.ValueType,
+    reason: str,
+    verdicts: Sequence[RuleVerdict],
+    *,
+    replies: Sequence[str] = (),
+    failed: tuple[int, datetime] | None = None,
+) -> None:
+    """Ends the event with its decision."""
+    row, version = case.row, case.decision.evaluation.book_version
+    word = Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
+    kept = Decision(rules=verdicts).SerializeToString()
+    times = (row.received_at, row.stored_at, row.now)
+    writes.decisions.append(
+        (
+            *(row.page_id, row.event_id, row.trigger, word, reason, kept, version),
+            *map(_micros, times),
+        )
+    )
+    failures, first = failed or (row.attempts, row.first_failed_at)
+    state = "parked" if outcome == OUTCOME_FAILED else "done"
+    writes.events.append(_event_row(case, state, failures, first))
+    case.lane.ended += 1
+    case.lane.answers[row.event_id] = Decision(
+        event_id=ids.event_id(row.page_id, row.event_id),
+        page_id=row.page_id,
+        kind=row.trigger,
+        outcome=outcome,
+        reason=reason,
+        rules=verdicts,
+        book_version=version,
+        receive_time=row.received_at,
+        store_time=row.stored_at,
+        decide_time=row.now,
+        reply_ids=replies,
+    )
+    _decided.labels(word, reason).inc()
+
+
+def _event_row(case: _Case, state: str, failures: int, first: datetime | None) -> tuple[Any, ...]:
+    first_failed_at = None if first is None else _micros(first)
+    error = case.failure or None
+    return (case.row.page_id, case.row.event_key, state, failures, first_failed_at, error)
+
+
+def _verdict(rule: Candidate, reason: str) -> RuleVerdict:
+    return RuleVerdict(
+        rule_id=rule.rule_id,
+        version=rule.version,
+        name=rule.name,
+        fired=reason == "fired",
+        reason=reason,
+        span=rule.span if rule.HasField("span") else None,
+    )
+
+
+async def _write(connection: Connection, held: Sequence[_Lane], writes: _Writes) -> bool:
+    """Writes everything, and tells whether a freed lane has events left."""
+    async with connection.pipeline():
+        for statement, rows in (
+            (_DECIDE, writes.decisions),
+            (_FIRE, writes.fired),
+            (_ENQUEUE, writes.outbox),
+            (_END_EVENTS, writes.events),
+        ):
+            if rows:
+                await statement.run(connection, rows)
+        ended = await _END_LANES.run(connection, [_lane_row(lane) for lane in held])
+        return any(row[0] for row in await ended.fetchall())
+
+
+def _lane_row(lane: _Lane) -> tuple[Any, ...]:
+    blocked = None if lane.blocked_until is None else _micros(lane.blocked_until)
+    release = lane.asked.release or blocked is not None
+    return (*lane.key, lane.last_ordinal, lane.ended, blocked, release)
+
+
+def _decision_from(row: Any) -> Decision:
+    return Decision(
+        event_id=ids.event_id(row.page_id, row.event_id),
+        page_id=row.page_id,
+        kind=row.trigger,
+        outcome=Outcome.Value(f"OUTCOME_{row.outcome.upper()}"),
+        reason=row.reason,
+        rules=Decision.FromString(row.verdicts).rules,
+        book_version=row.book_version,
+        receive_time=row.received_at,
+        store_time=row.stored_at,
+        decide_time=row.decided_at,
+        sent_time=row.sent_at,
+        reply_ids=[ids.reply_id(row.page_id, number) for number in row.replies],
+    )
+
+
+async def _rows(
+    connection: Connection, statement: Bulk, rows: Sequence[Sequence[Any]]
+) -> list[Any]:
+    """What the statement returns for these rows, as named tuples; nothing for none."""
+    if not rows:
+        return []
+    cursor = await statement.run(connection, rows)
+    cursor.row_factory = namedtuple_row
+    return await cursor.fetchall()
+
+
+def _micros(time: datetime) -> int:
+    return (time - _UNIX) // timedelta(microseconds=1)
+
+
+_PENDING_LANES = """
+select lane from lane
+where page_id = %(page_id)s and pending > 0 order by lane for update
+"""
+
+_DECLINE = """
+with ended as (
+    update event set state = 'done'
+    where page_id = %(page_id)s and lane = any(%(lanes)s::text[]) and state = 'pending'
+    returning *
+)
+insert into decision (page_id, event_id, trigger, outcome, reason, verdicts, book_version,
+    received_at, stored_at)
+select page_id, event_id, trigger, 'declined', %(reason)s, '', 0, received_at, stored_at
+from ended on conflict (page_id, event_id) do nothing
+"""
+
+_EMPTY_LANES = """
+update lane set pending = 0, pending_since = null
+where page_id = %(page_id)s and lane = any(%(lanes)s::text[])
+"""
+
+_PARKED = """
+select lane from event
+where page_id = %(page_id)s and event_id = %(event_id)s and state = 'parked'
+"""
+
+_LOCK_LANE = "select 1 from lane where page_id = %(page_id)s and lane = %(lane)s for update"
+
+_UNPARK = """
+update event set state = 'pending', number = nextval('event_number'), attempts = 0,
+    first_failed_at = null, last_error = null
+where page_id = %(page_id)s and event_id = %(event_id)s and state = 'parked'
+returning received_at
+"""
+
+_FORGET_DECISION = """
+delete from decision
+where page_id = %(page_id)s and event_id = %(event_id)s and outcome = 'failed'
+"""
+
+_PEND = """
+update lane set pending = pending + 1,
+    pending_since = coalesce(pending_since, %(received_at)s)
+where page_id = %(page_id)s and lane = %(lane)s
+"""
+
+
+async def decline_pending(connection: AsyncConnection, page_id: str, reason: str) -> None:
+    """Ends the pending events of a page declined, in the transaction that disconnects it.
+
+    What an ingest brings that saw it connected still, ends when its lane is claimed.
+    """
+    raw = await driver(connection)
+    values: dict[str, Any] = {"page_id": page_id, "reason": reason}
+    locked = await raw.execute(_PENDING_LANES, values)
+    values["lanes"] = [row[0] for row in await locked.fetchall()]
+    for statement in (_DECLINE, _EMPTY_LANES):
+        await raw.execute(statement, values)
+
+
+async def retry_parked_event(connection: AsyncConnection, page_id: str, number: int) -> bool:
+    """Makes a parked event pending again, at the end of its lane and as if it had never failed.
+
+    False where no event of this number is parked. Wake the lanes after the commit.
+    """
+    raw = await driver(connection)
+    values: dict[str, Any] = {"page_id": page_id, "event_id": number}
+    found = await (await raw.execute(_PARKED, values)).fetchone()
+    if found is None:
+        return False
+    values["lane"] = found[0]
+    await raw.execute(_LOCK_LANE, values)
+    unparked = await (await raw.execute(_UNPARK, values)).fetchone()
+    if unparked is None:
+        return False
+    await raw.execute(_FORGET_DECISION, values)
+    await raw.execute(_PEND, {**values, "received_at": unparked[0]})
+    return True

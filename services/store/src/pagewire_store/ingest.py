@@ -1,0 +1,446 @@
+"""Taking deliveries: what waits together is stored by one transaction, and each once for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, TypeAlias
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pagewire.store.v1.ingest_service_pb2 import (
+    DELIVERY_STATE_BUSY,
+    DELIVERY_STATE_REFUSED,
+    DELIVERY_STATE_STORED,
+    Delivery,
+    DeliveryResult,
+)
+from pagewire.type.v1.event_pb2 import SOURCE_STANDBY, Event
+from pagewire_runtime import metrics
+from pagewire_runtime.coalescing import Coalescer
+from pagewire_runtime.errors import InvalidArgument, Unavailable
+from pagewire_runtime.logs import get_logger
+from pagewire_store import projecting, statements
+from pagewire_store.arrivals import Arrival, Key, Lane, Parcel, parcel
+from pagewire_store.columns import Bulk
+from pagewire_store.database import driver, in_transaction, sqlstate
+from pagewire_store.projections import micros, project
+
+log = get_logger(__name__)
+
+Driver: TypeAlias = psycopg.AsyncConnection[Any]
+Bind: TypeAlias = Callable[[Driver, Sequence[Event]], Awaitable[None]]
+"""Joins echoes, or own comments, to the replies that made them, in the transaction at hand."""
+
+PATIENCE = 0.08
+"""Seconds that a delivery waits for a lane that another transaction holds."""
+PAUSE = 0.005
+"""Seconds between two looks at such a lane."""
+NEW_LANE_TIMEOUT = "100ms"
+STUCK_LANE_TIMEOUT = "10ms"
+
+MAX_DELIVERIES = 256
+MAX_BYTES = 8 * 2**20
+MAX_QUEUED_BYTES = 64 * 2**20
+
+_BEGIN, _COMMIT = b"begin", b"commit"
+
+# What the values of a delivery can be to blame for, by the class of the SQLSTATE.
+_REFUSALS = {
+    "22": "data_exception",
+    "23": "integrity_violation",
+    "54": "program_limit_exceeded",
+}
+
+_deliveries = metrics.counter(
+    "pagewire_ingest_deliveries_total", "Deliveries, by what became of them.", ["state"]
+)
+_flush_seconds = metrics.histogram("pagewire_ingest_flush_seconds", "A batch, until committed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Nothing was stored, since others hold these lanes."""
+
+    lanes: frozenset[Lane]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is stored already of what a batch names."""
+
+    connected: set[str]
+    sources: dict[Key, int]
+    missing_lanes: list[Lane]
+
+
+@dataclass(slots=True)
+class _Written:
+    """How many events of each delivery were new, and whether one of them all is pending."""
+
+    new: Counter[int] = field(default_factory=Counter)
+    pending: bool = False
+
+
+class Ingestor:
+    """Stores deliveries; calls at the same time share a transaction."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        wake: Callable[[], None],
+        bind_echoes: Bind,
+        bind_comments: Bind,
+        patience: float = PATIENCE,
+    ) -> None:
+        # Begin and commit go along with what is sent anyway, which saves two trips to the server.
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._wake = wake
+        self._bind_echoes = bind_echoes
+        self._bind_comments = bind_comments
+        self._patience = patience
+        self._places = count()
+        self._waiting: dict[int, frozenset[Lane]] = {}
+        self._batches: Coalescer[Parcel, DeliveryResult | Held] = Coalescer(
+            self._flush,
+            max_items=MAX_DELIVERIES,
+            max_bytes=MAX_BYTES,
+            max_queued_bytes=MAX_QUEUED_BYTES,
+            size=lambda waiting: len(waiting.delivery.body) * 2,  # the events are about as large
+        )
+
+    async def ingest(self, deliveries: Sequence[Delivery]) -> list[DeliveryResult]:
+        """One result a delivery, in order; a delivery is stored whole or not at all.
+
+        Raises InvalidArgument, QueueFull, and Unavailable where PostgreSQL cannot be had; then some
+        deliveries may have been stored, and it is safe to call again.
+        """
+        parcels = _parcels(deliveries)
+        if len(parcels) == 1:
+            return [await self._deliver(parcels[0])]
+        return await asyncio.gather(*map(self._deliver, parcels))
+
+    async def close(self) -> None:
+        """Takes nothing more, and returns once what was taken has its answer."""
+        await self._batches.close()
+
+    async def _deliver(self, waiting: Parcel) -> DeliveryResult:
+        waiting = replace(waiting, place=next(self._places))
+        try:
+            result = await self._stored_or_busy(waiting)
+        except (psycopg.Error, DBAPIError) as error:
+            result = _refused(error)
+        finally:
+            self._waiting.pop(waiting.place, None)
+        _deliveries.labels(_STATES[result.state]).inc()
+        return result
+
+    async def _stored_or_busy(self, waiting: Parcel) -> DeliveryResult:
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + self._patience
+        while isinstance(outcome := await self._batches.submit(waiting), Held):
+            if loop.time() >= patient_until:
+                lanes = ["/".join(lane) for lane in sorted(outcome.lanes)]
+                return DeliveryResult(state=DELIVERY_STATE_BUSY, busy_lanes=lanes)
+            self._waiting[waiting.place] = outcome.lanes
+            await asyncio.sleep(PAUSE)
+        return outcome
+
+    async def _flush(self, batch: list[Parcel]) -> list[DeliveryResult | Held]:
+        async def work(connection: AsyncConnection) -> tuple[list[DeliveryResult | Held], bool]:
+            return await self._store(await driver(connection), batch)
+
+        try:
+            with _flush_seconds.time():
+                results, pending = await in_transaction(self._engine, work)
+        except (psycopg.Error, DBAPIError) as error:
+            if _blame(error) is not None:
+                raise
+            log.error("ingest_failed", sqlstate=sqlstate(error), kind=type(error).__name__)
+            raise Unavailable("PostgreSQL") from error
+        if pending:
+            self._wake()
+        return results
+
+    async def _store(
+        self, connection: Driver, batch: list[Parcel]
+    ) -> tuple[list[DeliveryResult | Held], bool]:
+        seen = await _see(connection, batch)
+        left = [waiting for waiting in batch if not _is_known(waiting, seen)]
+        if not left:
+            return [_stored(waiting, 0) for waiting in batch], False
+        stays = self._staying(left, await _begin(connection, left, seen.missing_lanes))
+        free = sorted((w for w in left if w.place not in stays), key=lambda w: w.place)
+        if free:
+            written = await self._write(connection, free, seen)
+        else:
+            written = _Written()
+            await connection.rollback()
+        results = [
+            stays.get(waiting.place) or _stored(waiting, written.new[waiting.place])
+            for waiting in batch
+        ]
+        return results, written.pending
+
+    def _staying(self, batch: list[Parcel], held: set[Lane]) -> dict[int, Held]:
+        """Which deliveries have to wait, by place: for others, and behind older ones that do."""
+        places = {waiting.place for waiting in batch}
+        older = [(at, lanes) for at, lanes in self._waiting.items() if at not in places]
+        stays = {}
+        for waiting in batch:
+            kept = [lanes for at, lanes in older if at < waiting.place]
+            if lanes := waiting.lanes & held.union(*kept):
+                stays[waiting.place] = Held(lanes)
+        return stays
+
+    async def _write(self, connection: Driver, batch: list[Parcel], seen: _Seen) -> _Written:
+        chosen = _chosen(batch)
+        new_bodies, added = await _insert(connection, batch, chosen, seen)
+        late = [
+            (waiting, arrival)
+            for waiting, arrival in chosen.values()
+            if arrival.answerable
+            and arrival.key not in added
+            and arrival.key[0] in seen.connected
+            and seen.sources.get(arrival.key, SOURCE_STANDBY) == SOURCE_STANDBY
+        ]
+        awakened = await _make_live(connection, late) if late else set()
+        fresh = [arrival for key, (_, arrival) in chosen.items() if key in added]
+        readable = [arrival for arrival in fresh if arrival.key[0] in seen.connected]
+        pending = [arrival for arrival in readable if arrival.answerable]
+        pending += [arrival for _, arrival in late if arrival.key in awakened]
+
+        rows = project(arrival.event for arrival in readable)
+        bound = bool(rows.echoes or rows.own_comments)
+        async with connection.pipeline():
+            await projecting.write(connection, rows)
+            await _run(connection, statements.DECLINED, _declined(readable))
+            await _run(connection, statements.PENDING, _counted(pending))
+            await _run(connection, statements.QUARANTINE, _unreadable(batch, new_bodies))
+            await _run(connection, statements.REPLAYED, _replayed(batch))
+            if not bound:
+                await connection.execute(_COMMIT)
+        if bound:
+            if rows.echoes:
+                await self._bind_echoes(connection, rows.echoes)
+            if rows.own_comments:
+                await self._bind_comments(connection, rows.own_comments)
+            await connection.execute(_COMMIT)
+
+        stored = added | awakened
+        new = Counter(waiting.place for key, (waiting, _) in chosen.items() if key in stored)
+        return _Written(new, bool(pending))
+
+
+async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
+    keys = {key for waiting in batch for key in waiting.arrivals}
+    if not keys:
+        return _Seen(set(), {}, [])
+    lanes = sorted({lane for waiting in batch for lane in waiting.lanes})
+    async with connection.pipeline():
+        pages = await statements.CONNECTED_PAGES.run(
+            connection, [(page,) for page in {page for page, _ in keys}]
+        )
+        known = await statements.KNOWN_EVENTS.run(connection, list(keys))
+        missing = await statements.MISSING_LANES.run(connection, lanes)
+    return _Seen(
+        {page for (page,) in await pages.fetchall()},
+        {(page, key): source for page, key, source in await known.fetchall()},
+        sorted(await missing.fetchall()),
+    )
+
+
+def _is_known(waiting: Parcel, seen: _Seen) -> bool:
+    """Whether nothing of the delivery is left to store: it is a pure repeat."""
+    return waiting.says_only_events and all(
+        key in seen.sources
+        and not (
+            arrival.answerable and seen.sources[key] == SOURCE_STANDBY and key[0] in seen.connected
+        )
+        for key, arrival in waiting.arrivals.items()
+    )
+
+
+async def _begin(connection: Driver, batch: list[Parcel], missing: list[Lane]) -> set[Lane]:
+    """Begins a transaction and locks lanes; the ones that others hold, and so are not locked."""
+    wanted = {lane for waiting in batch for lane in waiting.lanes}
+    new = [lane for lane in missing if lane in wanted]
+    if new:
+        await _make_lanes(connection, new)
+    async with connection.pipeline():
+        await connection.execute(_BEGIN)
+        locked = await statements.LOCK_LANES.run(connection, sorted(wanted)) if wanted else None
+    return wanted.difference(await locked.fetchall()) if locked else wanted
+
+
+async def _make_lanes(connection: Driver, lanes: list[Lane]) -> None:
+    """Makes the lanes, in a transaction of their own so that nobody ever waits for them long.
+
+    One that another transaction is about to make may not be there afterwards: it counts as held.
+    """
+    try:
+        await _commit_lanes(connection, lanes, NEW_LANE_TIMEOUT)
+    except psycopg.errors.LockNotAvailable:
+        for lane in lanes:
+            with suppress(psycopg.errors.LockNotAvailable):
+                await _commit_lanes(connection, [lane], STUCK_LANE_TIMEOUT)
+
+
+async def _commit_lanes(connection: Driver, lanes: list[Lane], timeout: str) -> None:
+    async with connection.pipeline():  # one transaction: it ends with the pipeline
+        await connection.execute(statements.NEW_LANES_SETTINGS, (timeout,))
+        await statements.NEW_LANES.run(connection, lanes)
+
+
+def _chosen(batch: Iterable[Parcel]) -> dict[Key, tuple[Parcel, Arrival]]:
+    """Each event once, in order: as it came first, but rather live than overheard."""
+    chosen: dict[Key, tuple[Parcel, Arrival]] = {}
+    for waiting in batch:
+        for key, arrival in waiting.arrivals.items():
+            known = chosen.get(key)
+            if known is None or (arrival.answerable and not known[1].answerable):
+                chosen[key] = (waiting, arrival)
+    return chosen
+
+
+async def _insert(
+    connection: Driver,
+    batch: Iterable[Parcel],
+    chosen: dict[Key, tuple[Parcel, Arrival]],
+    seen: _Seen,
+) -> tuple[set[str], set[Key]]:
+    """Stores bodies and events; the delivery ids and the keys that were new."""
+    unknown = [pair for key, pair in chosen.items() if key not in seen.sources]
+    events = [_event_row(waiting, arrival, seen.connected) for waiting, arrival in unknown]
+    async with connection.pipeline():
+        bodies = await statements.NEW_DELIVERIES.run(connection, [_body_row(w) for w in batch])
+        added = await statements.NEW_EVENTS.run(connection, events) if events else None
+    new_bodies = {delivery_id for (delivery_id,) in await bodies.fetchall()}
+    return new_bodies, set(await added.fetchall()) if added else set()
+
+
+def _body_row(waiting: Parcel) -> tuple[Any, ...]:
+    delivery = waiting.delivery
+    outcome = "parsed"
+    if delivery.unreadable:
+        outcome = "partial" if delivery.events else "quarantined"
+    return (
+        delivery.delivery_id,
+        waiting.received_at,
+        delivery.signed_by,
+        delivery.body,
+        len(delivery.events),
+        outcome,
+    )
+
+
+def _event_row(waiting: Parcel, arrival: Arrival, connected: set[str]) -> tuple[Any, ...]:
+    event = arrival.event
+    state = "pending" if arrival.answerable else "done"
+    return (
+        *arrival.key,
+        arrival.lane[1],
+        event.kind,
+        event.trigger,
+        event.source,
+        event.person_id,
+        micros(event.event_time),
+        waiting.received_at,
+        waiting.delivery.delivery_id,
+        state if event.page_id in connected else "unknown_page",
+        event.SerializeToString(),
+    )
+
+
+async def _make_live(connection: Driver, late: Iterable[tuple[Parcel, Arrival]]) -> set[Key]:
+    rows = [
+        (
+            *arrival.key,
+            arrival.lane[1],
+            arrival.event.trigger,
+            arrival.event.source,
+            micros(arrival.event.event_time),
+            waiting.received_at,
+            waiting.delivery.delivery_id,
+            arrival.event.SerializeToString(),
+        )
+        for waiting, arrival in late
+    ]
+    return set(await (await statements.LIVE_EVENTS.run(connection, rows)).fetchall())
+
+
+async def _run(connection: Driver, statement: Bulk, rows: list[tuple[Any, ...]]) -> None:
+    if rows:
+        await statement.run(connection, rows)
+
+
+def _declined(arrivals: Iterable[Arrival]) -> list[tuple[Any, ...]]:
+    return [
+        (*arrival.key, "own_account" if arrival.event.is_own else "standby")
+        for arrival in arrivals
+        if arrival.event.trigger and not arrival.answerable
+    ]
+
+
+def _counted(pending: Iterable[Arrival]) -> list[tuple[Any, ...]]:
+    added = Counter(arrival.lane for arrival in pending)
+    return [(*lane, added[lane]) for lane in sorted(added)]
+
+
+def _unreadable(batch: Iterable[Parcel], new_bodies: set[str]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            waiting.delivery.delivery_id,
+            item.path,
+            item.reason,
+            item.page_id or None,
+            waiting.received_at,
+        )
+        for waiting in batch
+        if waiting.delivery.delivery_id.lower() in new_bodies
+        for item in waiting.delivery.unreadable
+    ]
+
+
+def _replayed(batch: Iterable[Parcel]) -> list[tuple[Any, ...]]:
+    return [(int(w.delivery.replay_of),) for w in batch if w.delivery.replay_of]
+
+
+def _parcels(deliveries: Sequence[Delivery]) -> list[Parcel]:
+    parcels = []
+    for at, delivery in enumerate(deliveries):
+        try:
+            parcels.append(parcel(delivery))
+        except InvalidArgument as invalid:
+            field_name = f"deliveries[{at}].{invalid.metadata['field']}"
+            raise InvalidArgument(field_name, "is missing or malformed") from invalid
+    return parcels
+
+
+def _stored(waiting: Parcel, new: int) -> DeliveryResult:
+    known = len(waiting.arrivals) - new
+    return DeliveryResult(state=DELIVERY_STATE_STORED, new_events=new, known_events=known)
+
+
+def _refused(error: psycopg.Error | DBAPIError) -> DeliveryResult:
+    log.error("delivery_refused", sqlstate=sqlstate(error), kind=type(error).__name__)
+    return DeliveryResult(state=DELIVERY_STATE_REFUSED, reason=_blame(error) or "")
+
+
+def _blame(error: psycopg.Error | DBAPIError) -> str | None:
+    """What the delivery's own values did wrong; None where something else is to blame."""
+    return _REFUSALS.get((sqlstate(error) or "")[:2])
+
+
+_STATES = {
+    DELIVERY_STATE_STORED: "stored",
+    DELIVERY_STATE_BUSY: "busy",
+    DELIVERY_STATE_REFUSED: "refused",
+}

@@ -1,0 +1,291 @@
+"""The store put together: its database brought up to date, then served, swept, and drained."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+
+import grpc
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pagewire.store.v1 import (
+    conversation_service_pb2_grpc,
+    event_service_pb2_grpc,
+    ingest_service_pb2_grpc,
+    lane_service_pb2_grpc,
+    operation_service_pb2_grpc,
+    outbox_service_pb2_grpc,
+    page_care_service_pb2_grpc,
+    page_service_pb2_grpc,
+    rule_book_service_pb2_grpc,
+)
+from pagewire.store.v1.lane_service_pb2 import CommitDecisionsRequest, CommitDecisionsResponse
+from pagewire_runtime import logs, metrics
+from pagewire_runtime.errors import Unavailable
+from pagewire_runtime.serving import Server, run, serving, until_signalled
+from pagewire_runtime.settings import load
+from pagewire_store import committing, echoes, outbox, sweeps
+from pagewire_store.access import METHOD_ROLES
+from pagewire_store.cache_probe import CacheProbe
+from pagewire_store.claiming import Claims
+from pagewire_store.conversation_servicer import ConversationServicer, EventServicer
+from pagewire_store.database import Pools, durability_gaps, in_transaction, open_pools
+from pagewire_store.ingest import Ingestor
+from pagewire_store.ingest_servicer import IngestServicer
+from pagewire_store.lane_servicer import LaneServicer
+from pagewire_store.migrating import migrate
+from pagewire_store.operation_servicer import OperationServicer
+from pagewire_store.outbox_servicer import OutboxServicer
+from pagewire_store.page_care_servicer import PageCareServicer
+from pagewire_store.page_servicer import PageServicer
+from pagewire_store.page_tokens import PageTokens
+from pagewire_store.purging import Retention, purge
+from pagewire_store.rule_book_servicer import RuleBookServicer
+from pagewire_store.settings import Settings
+from pagewire_store.tokens import reseal
+from pagewire_store.unknown_pages import UnknownPages
+from pagewire_store.waking import Waking
+
+log = logs.get_logger(__name__)
+
+MAX_MESSAGE_BYTES = 16 * 2**20
+"""A body of 4 MiB, its events, which may be as large again, and what waited beside it."""
+
+RETRY_FIRST, RETRY_MOST = 0.1, 2.0
+"""Seconds between two tries to reach PostgreSQL, doubled from the one up to the other."""
+
+
+class Store:
+    """The parts of one store, by the settings of one process."""
+
+    def __init__(self, settings: Settings, pools: Pools) -> None:
+        url = settings.database_url.get_secret_value()
+        cache_url = settings.redis_url
+        self._settings = settings
+        self._pools = pools
+        self._lanes = Waking(url)
+        self._outbox = Waking(url, "pagewire_outbox")
+        # Checks and replays are rare: stores need no hint of each other's beside their own polls.
+        self._checks = Waking(url)
+        self._replays = Waking(url)
+        self._to_read_in = asyncio.Event()
+        self._cache = CacheProbe(cache_url.get_secret_value() if cache_url else None)
+        bind_echoes = partial(echoes.bind, person_pause=settings.person_pause)
+        bind_comments = partial(echoes.bind_comments, person_pause=settings.person_pause)
+        self._unknown_pages = UnknownPages(
+            pools.upkeep, bind_echoes=bind_echoes, bind_comments=bind_comments
+        )
+        self._ingestor = Ingestor(
+            pools.ingest,
+            wake=self._lanes.wake,
+            bind_echoes=bind_echoes,
+            bind_comments=bind_comments,
+        )
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds every service of the contract."""
+        settings, pools = self._settings, self._pools
+        keys = settings.token_keys
+        tokens = PageTokens(keys.derived(b"page_token"))
+        ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(
+            IngestServicer(self._ingestor), server
+        )
+        claims = Claims(pools.work, self._lanes, lease=settings.lane_lease)
+        lane_service_pb2_grpc.add_LaneServiceServicer_to_server(
+            LaneServicer(claims, self._commit), server
+        )
+        outbox_service_pb2_grpc.add_OutboxServiceServicer_to_server(
+            OutboxServicer(
+                pools, self._outbox, lease=settings.send_lease, person_pause=settings.person_pause
+            ),
+            server,
+        )
+        page_service_pb2_grpc.add_PageServiceServicer_to_server(
+            PageServicer(pools.work, keys, tokens, connected=self._connected, end=self._end),
+            server,
+        )
+        page_care_service_pb2_grpc.add_PageCareServiceServicer_to_server(
+            PageCareServicer(
+                pools.work,
+                keys,
+                self._checks,
+                lease=settings.page_check_lease,
+                checked=self._outbox.wake,
+            ),
+            server,
+        )
+        rule_book_service_pb2_grpc.add_RuleBookServiceServicer_to_server(
+            RuleBookServicer(pools.reads, tokens), server
+        )
+        conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server(
+            ConversationServicer(pools.reads, tokens), server
+        )
+        event_service_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(), server)
+        operation_service_pb2_grpc.add_OperationServiceServicer_to_server(
+            OperationServicer(
+                pools,
+                tokens,
+                self._cache,
+                self._replays,
+                replay_lease=settings.replay_lease,
+                retried=self._retried,
+            ),
+            server,
+        )
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Wakes, sweeps and keeps house within the block; then answers what ingest still holds."""
+        settings = self._settings
+        jobs = (
+            self._lanes.run(),
+            self._outbox.run(),
+            _repeated("outbox", self._sweep, settings.sweep_interval),
+            _repeated("unknown_pages", self._read_in, settings.sweep_interval, self._to_read_in),
+            _repeated("upkeep", self._keep_house, settings.upkeep_interval),
+        )
+        tasks = [asyncio.create_task(job) for job in jobs]
+        try:
+            yield
+        finally:
+            await self._ingestor.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._cache.close()
+
+    async def _commit(self, request: CommitDecisionsRequest) -> CommitDecisionsResponse:
+        return await committing.commit(
+            self._pools,
+            request,
+            wake_outbox=self._outbox.wake,
+            wake_lanes=self._lanes.wake,
+            replies_a_minute=self._settings.automatic_replies_per_minute,
+        )
+
+    def _connected(self) -> None:
+        """A page is due for a check, may send, and may have events from before."""
+        self._checks.wake()
+        self._outbox.wake()
+        self._to_read_in.set()
+
+    def _retried(self) -> None:
+        self._lanes.wake()
+        self._outbox.wake()
+
+    async def _end(self, connection: AsyncConnection, page_id: str) -> None:
+        """Ends what was still to be done for a page that is being disconnected."""
+        await committing.decline_pending(connection, page_id, "page_disconnected")
+        await outbox.fail_unsent(connection, page_id, person_pause=self._settings.person_pause)
+
+    async def _sweep(self) -> None:
+        await sweeps.sweep(
+            self._pools.upkeep,
+            person_pause=self._settings.person_pause,
+            wake_outbox=self._outbox.wake,
+        )
+
+    async def _read_in(self) -> None:
+        while await self._unknown_pages.read_in():
+            pass
+
+    async def _keep_house(self) -> None:
+        settings = self._settings
+        if gaps := await in_transaction(self._pools.upkeep, durability_gaps):
+            log.error("DEGRADED: what is answered as stored may be lost by a crash", settings=gaps)
+        await reseal(self._pools.upkeep, settings.token_keys)
+        retention = Retention(
+            deliveries=settings.delivery_retention,
+            quarantine=settings.quarantine_retention,
+            attempts=settings.attempt_retention,
+        )
+        await purge(self._pools.upkeep, retention)
+
+
+async def _repeated(
+    name: str,
+    job: Callable[[], Awaitable[None]],
+    pause: timedelta,
+    sooner: asyncio.Event | None = None,
+) -> None:
+    """Does a job again and again, after each pause or `sooner`; a failure only ends its round."""
+    sooner = sooner or asyncio.Event()
+    while True:
+        sooner.clear()
+        try:
+            await job()
+        except Unavailable:
+            log.warning("a job could not be done now", job=name)
+        except Exception:
+            log.exception("a job failed", job=name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause.total_seconds()):
+                await sooner.wait()
+
+
+@contextlib.asynccontextmanager
+async def storing(settings: Settings) -> AsyncIterator[Server]:
+    """A store that serves within the block, on a database that is up to date; then drains."""
+    pools = open_pools(settings.database_url.get_secret_value(), settings.database_pool_max)
+    try:
+        store = Store(settings, pools)
+        async with (
+            store.working(),
+            serving(
+                settings.listen,
+                store.register,
+                tokens=settings.service_tokens,
+                method_roles=METHOD_ROLES,
+                drain=settings.drain,
+                reflection=_service_names() if settings.grpc_reflection else None,
+                max_message_bytes=MAX_MESSAGE_BYTES,
+                tls=settings.tls,
+            ) as server,
+        ):
+            yield server
+    finally:
+        await pools.dispose()
+
+
+def _service_names() -> list[str]:
+    return sorted({method.split("/")[1] for method in METHOD_ROLES})
+
+
+async def brought_up_to_date(url: str) -> None:
+    """Waits for PostgreSQL as long as it takes, and migrates."""
+    pause = RETRY_FIRST
+    while True:
+        try:
+            await asyncio.to_thread(migrate, url)
+        except OperationalError as error:
+            log.warning("waiting for PostgreSQL", kind=type(error.orig).__name__, seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_MOST)
+        else:
+            return
+
+
+async def _main() -> None:
+    settings = load(Settings)
+    logs.configure("store", settings.log_level)
+    if settings.redis_url is None:
+        log.info("REDIS_URL is unset: what is cached is cached in this process only")
+    signalled = asyncio.create_task(until_signalled())
+    ready = asyncio.create_task(brought_up_to_date(settings.database_url.get_secret_value()))
+    await asyncio.wait({signalled, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if not ready.done():
+        ready.cancel()
+        return
+    await ready
+    with metrics.expose(settings.metrics_listen):
+        async with storing(settings):
+            await signalled
+
+
+def main() -> None:
+    """Runs the store until it is told to stop; exits 0 once it has drained."""
+    run(_main)

@@ -1,0 +1,379 @@
+"""The outbox: replies are handed out one a lane and in order, and how they ended is written down.
+
+What an ending changes is `settling`'s; here are the calls of sync, and the page's and the person's
+hand on the queue.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import UTC, timedelta
+from typing import Any
+
+from psycopg.rows import namedtuple_row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pagewire.store.v1.outbox_service_pb2 import (
+    VERDICT_ACCEPTED,
+    VERDICT_EXPIRED,
+    VERDICT_PAGE_BLOCKED,
+    VERDICT_REFUSED,
+    VERDICT_RETRY,
+    VERDICT_UNCERTAIN,
+    AttemptOutcome,
+    ClaimedReply,
+    ReadBack,
+    ReadBackResult,
+)
+from pagewire.type.v1.page_pb2 import Login, Platform
+from pagewire.type.v1.reply_pb2 import (
+    REPLY_STATE_UNSPECIFIED,
+    TAG_HUMAN_AGENT,
+    TAG_UNSPECIFIED,
+    Reply,
+    ReplyOrigin,
+    ReplyState,
+)
+from pagewire_runtime import metrics
+from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
+from pagewire_runtime.logs import get_logger
+from pagewire_store import ids, settling
+from pagewire_store.database import driver
+from pagewire_store.replies import COLUMNS, content_of, kind_of, reply_from, state_of
+from pagewire_store.settling import Connection, Ending, Key, Settled
+from pagewire_store.transitions import Signal, State, after
+
+LOOK_LEASE = timedelta(seconds=30)
+TAG = "pw1."
+# A person who puts a reply back wants it sent; sync still knows Meta's windows.
+SECOND_LIFE = timedelta(hours=24)
+
+log = get_logger(__name__)
+
+_ambiguous = metrics.counter(
+    "pagewire_reply_ambiguous_total", "Looks that found a reply more than once."
+)
+
+
+class ReplyUnknown(Refusal):
+    """No reply has this id."""
+
+    kind = Kind.MISSING
+    reason = "REPLY_UNKNOWN"
+
+    def __init__(self, reply_id: str) -> None:
+        super().__init__("there is no such reply", reply_id=reply_id[:256])
+
+
+_GET = f"""
+select {COLUMNS} from outbox where page_id = %(page_id)s and reply_id = %(reply_id)s
+"""  # noqa: S608  # the columns are a constant
+
+# What a claim and a look hand out.
+_HANDED = """
+    o.page_id, o.reply_id, o.tag, o.attempt, o.kind, p.platform, p.login,
+    coalesce(p.facebook_page_id, p.page_id) as node_id, p.token_version, o.person_id,
+    o.comment_id, k.created_at as comment_time, o.content, o.hidden, o.label,
+    c.last_inbound_at, o.origin, o.message_tag, o.expires_at, o.uncertain_before
+"""
+
+_BESIDE = """
+    join page p on p.page_id = o.page_id
+    left join conversation c on c.page_id = o.page_id and c.participant_id = o.person_id
+    left join comment k on k.page_id = o.page_id and k.comment_id = o.comment_id
+"""
+
+# Page by page, so that a long queue of one page, or of a blocked one, holds up no other: `waiting`
+# walks from page to page by the index of ready rows. More are found than are locked, so that claims
+# at the same time seldom find nothing but each other's.
+_CLAIM = f"""
+with recursive waiting (page_id) as (
+    (select page_id from outbox where state = 'ready' order by page_id limit 1)
+    union all
+    select (select o.page_id from outbox o where o.state = 'ready' and o.page_id > w.page_id
+            order by o.page_id limit 1)
+    from waiting w where w.page_id is not null
+), found as (
+    select r.*
+    from waiting w
+    join page p on p.page_id = w.page_id and p.connected and p.state <> 'blocked'
+    cross join lateral (
+        select o.page_id, o.reply_id, o.created_at from outbox o
+        where o.page_id = w.page_id and o.state = 'ready' and o.expires_at > now()
+            and (o.not_before is null or o.not_before <= now())
+            and not exists (
+                select from outbox e
+                where e.page_id = o.page_id and e.lane = o.lane and e.ordinal < o.ordinal
+                    and e.state in ('ready', 'sending', 'uncertain'))
+        order by o.created_at limit %(at_most)s * 3
+    ) r
+    order by r.created_at limit %(at_most)s * 3
+), locked as materialized (
+    select o.page_id, o.reply_id
+    from found f join outbox o on o.page_id = f.page_id and o.reply_id = f.reply_id
+    where o.state = 'ready' order by f.created_at limit %(at_most)s for update of o skip locked
+), due as (
+    select page_id, reply_id, row_number() over () as place from locked
+), claimed as (
+    update outbox o set state = 'sending', state_reason = '', attempt = o.attempt + 1,
+        tag = (%(tags)s::text[])[due.place], lease_owner = %(owner)s,
+        lease_until = clock_timestamp() + %(lease)s,
+        sending_at = coalesce(o.sending_at, clock_timestamp()), not_before = null
+    from due where o.page_id = due.page_id and o.reply_id = due.reply_id
+    returning o.*
+), begun as (
+    insert into attempt (page_id, tag, reply_id, number, started_at)
+    select page_id, tag, reply_id, attempt, clock_timestamp() from claimed
+)
+select {_HANDED} from claimed o {_BESIDE} order by o.created_at
+"""  # noqa: S608
+
+_LOOK = f"""
+with due as materialized (
+    select o.page_id, o.reply_id from outbox o
+    join page p on p.page_id = o.page_id and p.connected and p.state <> 'blocked'
+    where o.state = 'uncertain' and o.kind in ('message', 'comment_reply')
+        and o.look_due_at <= now()
+        and (o.look_lease_until is null or o.look_lease_until <= now())
+    order by o.look_due_at limit %(at_most)s
+    for update of o skip locked
+), claimed as (
+    update outbox o set look_lease_until = clock_timestamp() + %(lease)s
+    from due where o.page_id = due.page_id and o.reply_id = due.reply_id
+    returning o.*
+)
+select {_HANDED}, o.clean_looks, a.started_at,
+    array(
+        select b.mid from outbox b
+        where b.page_id = o.page_id and b.reply_id <> o.reply_id and b.mid is not null
+            and (b.person_id = o.person_id or b.comment_id = o.comment_id)
+        order by b.created_at desc limit 100
+    ) as bound_mids
+from claimed o {_BESIDE} join attempt a on a.page_id = o.page_id and a.tag = o.tag
+order by o.look_due_at
+"""  # noqa: S608
+
+_ATTEMPTS = "select tag, page_id, reply_id from attempt where tag = any(%s::text[])"
+
+_UNSENT = "select page_id, reply_id, tag from outbox where page_id = %s and state = 'ready'"
+
+_LANE_OF = "select lane from outbox where page_id = %(page_id)s and reply_id = %(reply_id)s"
+
+_LOCK_LANE = """
+update lane set last_ordinal = last_ordinal + 1
+where page_id = %(page_id)s and lane = %(lane)s returning last_ordinal
+"""
+
+_PUT_BACK = """
+update outbox set state = %(to)s, state_reason = 'retried', ordinal = %(ordinal)s, ended_at = null,
+    not_before = null, uncertain_before = true,
+    expires_at = greatest(expires_at, clock_timestamp() + %(second_life)s)
+where page_id = %(page_id)s and reply_id = %(reply_id)s and state = %(from)s
+"""
+
+_SIGNALS = {
+    VERDICT_ACCEPTED: Signal.ACCEPTED,
+    VERDICT_REFUSED: Signal.REFUSED,
+    VERDICT_RETRY: Signal.NOT_NOW,
+    VERDICT_UNCERTAIN: Signal.UNKNOWN,
+    VERDICT_EXPIRED: Signal.TOO_LATE,
+    VERDICT_PAGE_BLOCKED: Signal.BLOCKED,
+}
+
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def new_tag() -> str:
+    """A fresh attempt's tag: `pw1.` and 22 characters base64url that nobody guesses."""
+    return TAG + secrets.token_urlsafe(16)
+
+
+async def get(connection: Connection, reply_id: str) -> Reply:
+    """The reply. Raises ReplyUnknown."""
+    named = ids.parse_reply_id(reply_id)
+    if named is None:
+        raise ReplyUnknown(reply_id)
+    found = await _rows(connection, _GET, {"page_id": named[0], "reply_id": named[1]})
+    if not found:
+        raise ReplyUnknown(reply_id)
+    return reply_from(found[0])
+
+
+async def claim(
+    connection: Connection, owner: str, at_most: int, lease: timedelta
+) -> list[ClaimedReply]:
+    """Marks the first ready reply of up to so many lanes SENDING, each with a fresh tag.
+
+    Nothing of it may be sent before the transaction is committed.
+    """
+    tags = [new_tag() for _ in range(at_most)]
+    values = {"owner": owner, "at_most": at_most, "lease": lease, "tags": tags}
+    return [_claimed(row) for row in await _rows(connection, _CLAIM, values)]
+
+
+async def claim_read_backs(
+    connection: Connection, at_most: int, lease: timedelta = LOOK_LEASE
+) -> list[ReadBack]:
+    """Uncertain replies to look for, which nobody else is given before the lease ends."""
+    found = await _rows(connection, _LOOK, {"at_most": at_most, "lease": lease})
+    return [
+        ReadBack(
+            reply=_claimed(row),
+            attempt_time=row.started_at,
+            clean_looks=row.clean_looks,
+            bound_mids=row.bound_mids,
+        )
+        for row in found
+    ]
+
+
+async def record_outcomes(
+    connection: Connection, outcomes: Sequence[AttemptOutcome], *, person_pause: timedelta
+) -> tuple[list[ReplyState.ValueType], bool]:
+    """Writes down how attempts ended: the replies' states in order, and whether a lane may go on.
+
+    A tag that is not known has the state unspecified. Raises InvalidArgument for no verdict.
+    """
+    signals = [_signal(outcome) for outcome in outcomes]
+    replies = await _replies_of(connection, [outcome.tag for outcome in outcomes])
+    endings = [
+        _ending(outcome, signal, replies[outcome.tag])
+        for outcome, signal in zip(outcomes, signals, strict=True)
+        if outcome.tag in replies
+    ]
+    settled = await settling.settle(connection, endings, person_pause=person_pause)
+    return _states([outcome.tag for outcome in outcomes], replies, settled), settled.freed
+
+
+async def record_read_backs(
+    connection: Connection, results: Sequence[ReadBackResult], *, person_pause: timedelta
+) -> tuple[list[ReplyState.ValueType], bool]:
+    """Writes down what looking found; answers as `record_outcomes` does."""
+    replies = await _replies_of(connection, [result.tag for result in results])
+    endings = [_found(result, replies[result.tag]) for result in results if result.tag in replies]
+    settled = await settling.settle(connection, endings, person_pause=person_pause)
+    return _states([result.tag for result in results], replies, settled), settled.freed
+
+
+async def fail_unsent(
+    connection: AsyncConnection, page_id: str, *, person_pause: timedelta = timedelta()
+) -> None:
+    """Fails what waits to be sent for a page that is being disconnected, in its transaction."""
+    raw = await driver(connection)
+    rows = await (await raw.execute(_UNSENT, [page_id])).fetchall()
+    endings = [
+        Ending(page, reply, tag, Signal.DISCONNECTED, Signal.DISCONNECTED.value)
+        for page, reply, tag in rows
+    ]
+    await settling.settle(raw, endings, person_pause=person_pause)
+
+
+async def retry_parked(connection: AsyncConnection, page_id: str, number: int) -> bool:
+    """Puts a parked reply back, at the end of its lane; False where none of this number is parked.
+
+    Wake the outbox after the commit.
+    """
+    raw = await driver(connection)
+    values: dict[str, Any] = {"page_id": page_id, "reply_id": number}
+    found = await _rows(raw, _LANE_OF, values)
+    if not found:
+        return False
+    values["lane"] = found[0].lane
+    values["ordinal"] = (await _rows(raw, _LOCK_LANE, values))[0].last_ordinal
+    values["from"], values["to"] = State.PARKED, after(State.PARKED, Signal.RETRIED)
+    put_back = await raw.execute(_PUT_BACK, {**values, "second_life": SECOND_LIFE})
+    return put_back.rowcount == 1
+
+
+def _signal(outcome: AttemptOutcome) -> Signal:
+    signal = _SIGNALS.get(outcome.verdict)
+    if signal is None:
+        raise InvalidArgument("outcomes.verdict", "must say how the attempt ended")
+    return signal
+
+
+def _ending(outcome: AttemptOutcome, signal: Signal, reply: Key) -> Ending:
+    return Ending(
+        *reply,
+        outcome.tag,
+        signal,
+        reason=_word(outcome.reason),
+        via="response" if signal is Signal.ACCEPTED else None,
+        mid=outcome.mid,
+        recipient_id=outcome.recipient_id,
+        at=outcome.send_time.ToDatetime(UTC) if outcome.HasField("send_time") else None,
+        retry_after=outcome.retry_after.ToTimedelta() if outcome.HasField("retry_after") else None,
+        http_status=outcome.http_status,
+        code=outcome.code,
+        subcode=outcome.subcode,
+    )
+
+
+def _found(result: ReadBackResult, reply: Key) -> Ending:
+    match result.WhichOneof("result"):
+        case "found_mid":
+            return Ending(*reply, result.tag, Signal.ACCEPTED, via="readback", mid=result.found_mid)
+        case "ambiguous_mid":
+            _ambiguous.inc()
+            log.error("a reply was found more than once", page_id=reply[0], number=reply[1])
+            return Ending(
+                *reply, result.tag, Signal.ACCEPTED, via="readback", mid=result.ambiguous_mid
+            )
+        case "clean" if result.clean:
+            return Ending(*reply, result.tag, Signal.CLEAN_LOOK, reason="not_found")
+        case "error":
+            return Ending(*reply, result.tag, Signal.FAILED_LOOK, reason=_word(result.error))
+        case _:
+            raise InvalidArgument("results.result", "must say what the look found")
+
+
+def _word(reason: str) -> str:
+    """The reason if it is a stable word; what could hold anything is not kept."""
+    return reason if not reason or _WORD.fullmatch(reason) else "unknown"
+
+
+def _states(
+    tags: Iterable[str], replies: dict[str, Key], settled: Settled
+) -> list[ReplyState.ValueType]:
+    return [
+        state_of(settled.states[replies[tag]]) if tag in replies else REPLY_STATE_UNSPECIFIED
+        for tag in tags
+    ]
+
+
+async def _replies_of(connection: Connection, tags: Sequence[str]) -> dict[str, Key]:
+    rows = await _rows(connection, _ATTEMPTS, [list(tags)])
+    return {row.tag: (row.page_id, row.reply_id) for row in rows}
+
+
+def _claimed(row: Any) -> ClaimedReply:
+    return ClaimedReply(
+        reply_id=ids.reply_id(row.page_id, row.reply_id),
+        tag=row.tag,
+        attempt=row.attempt,
+        kind=kind_of(row.kind),
+        page_id=row.page_id,
+        platform=Platform.Value(f"PLATFORM_{row.platform.upper()}"),
+        login=Login.Value(f"LOGIN_{row.login.upper()}"),
+        node_id=row.node_id,
+        token_version=row.token_version,
+        person_id=row.person_id,
+        comment_id=row.comment_id,
+        comment_time=row.comment_time,
+        content=content_of(row.content),
+        hidden=row.hidden,
+        label=row.label,
+        last_inbound_time=row.last_inbound_at,
+        origin=ReplyOrigin.Value(f"REPLY_ORIGIN_{row.origin.upper()}"),
+        message_tag=TAG_HUMAN_AGENT if row.message_tag else TAG_UNSPECIFIED,
+        expire_time=row.expires_at,
+        after_uncertain=row.uncertain_before,
+    )
+
+
+async def _rows(connection: Connection, statement: str, values: Any) -> list[Any]:
+    async with connection.cursor(row_factory=namedtuple_row) as cursor:
+        await cursor.execute(statement.encode(), values)
+        return await cursor.fetchall()

@@ -1,0 +1,141 @@
+"""OutboxService: replies in, and out to sync; each call is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from psycopg.errors import UniqueViolation
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pagewire.store.v1.outbox_service_pb2 import (
+    ClaimedReply,
+    ClaimReadBacksRequest,
+    ClaimReadBacksResponse,
+    ClaimRepliesRequest,
+    ClaimRepliesResponse,
+    EnqueueReplyRequest,
+    EnqueueReplyResponse,
+    GetReplyRequest,
+    GetReplyResponse,
+    ReadBack,
+    RecordOutcomesRequest,
+    RecordOutcomesResponse,
+    RecordReadBacksRequest,
+    RecordReadBacksResponse,
+)
+from pagewire.store.v1.outbox_service_pb2_grpc import OutboxServiceServicer
+from pagewire_runtime.errors import InvalidArgument, Unavailable
+from pagewire_runtime.interception import Context
+from pagewire_store import enqueuing, outbox, polling
+from pagewire_store.database import Pools, driver, in_transaction
+from pagewire_store.settling import Connection
+from pagewire_store.waking import Waking
+
+T = TypeVar("T")
+
+OWNER_MAX = 200
+CLAIM_TRIES = 3
+
+
+class OutboxServicer(OutboxServiceServicer):
+    """The outbox for sync."""
+
+    def __init__(
+        self, pools: Pools, waking: Waking, *, lease: timedelta, person_pause: timedelta
+    ) -> None:
+        """`waking` wakes who waits for a reply to send, `lease` is how long a send may take."""
+        self._pools = pools
+        self._waking = waking
+        self._lease = lease
+        self._person_pause = person_pause
+
+    async def EnqueueReply(
+        self, request: EnqueueReplyRequest, context: Context
+    ) -> EnqueueReplyResponse:
+        enqueuing.check(request)
+        reply = await _within(
+            self._pools.work,
+            lambda raw: enqueuing.enqueue(raw, request, person_pause=self._person_pause),
+        )
+        self._waking.wake()
+        return EnqueueReplyResponse(reply=reply)
+
+    async def GetReply(self, request: GetReplyRequest, context: Context) -> GetReplyResponse:
+        reply = await _within(self._pools.reads, lambda raw: outbox.get(raw, request.reply_id))
+        return GetReplyResponse(reply=reply)
+
+    async def ClaimReplies(
+        self, request: ClaimRepliesRequest, context: Context
+    ) -> ClaimRepliesResponse:
+        at_most = polling.at_most("max_replies", request.max_replies)
+        _check_owner(request.owner)
+        found = await polling.claimed(
+            lambda: self._claim(request.owner, at_most), self._waking, request.wait.ToTimedelta()
+        )
+        response = ClaimRepliesResponse(replies=found)
+        response.lease.FromTimedelta(self._lease)
+        return response
+
+    async def RecordOutcomes(
+        self, request: RecordOutcomesRequest, context: Context
+    ) -> RecordOutcomesResponse:
+        states, freed = await _within(
+            self._pools.work,
+            lambda raw: outbox.record_outcomes(
+                raw, request.outcomes, person_pause=self._person_pause
+            ),
+        )
+        if freed:
+            self._waking.wake()
+        return RecordOutcomesResponse(states=states)
+
+    async def ClaimReadBacks(
+        self, request: ClaimReadBacksRequest, context: Context
+    ) -> ClaimReadBacksResponse:
+        at_most = polling.at_most("max_replies", request.max_replies)
+        _check_owner(request.owner)
+
+        async def claim() -> list[ReadBack]:
+            return await _within(
+                self._pools.work, lambda raw: outbox.claim_read_backs(raw, at_most)
+            )
+
+        found = await polling.claimed(claim, self._waking, request.wait.ToTimedelta())
+        return ClaimReadBacksResponse(read_backs=found)
+
+    async def RecordReadBacks(
+        self, request: RecordReadBacksRequest, context: Context
+    ) -> RecordReadBacksResponse:
+        states, freed = await _within(
+            self._pools.work,
+            lambda raw: outbox.record_read_backs(
+                raw, request.results, person_pause=self._person_pause
+            ),
+        )
+        if freed:
+            self._waking.wake()
+        return RecordReadBacksResponse(states=states)
+
+    async def _claim(self, owner: str, at_most: int) -> list[ClaimedReply]:
+        for _ in range(CLAIM_TRIES):
+            try:
+                return await _within(
+                    self._pools.work, lambda raw: outbox.claim(raw, owner, at_most, self._lease)
+                )
+            except UniqueViolation:  # another claim put a row of the lane in flight meanwhile
+                continue
+        raise Unavailable("the outbox")
+
+
+async def _within(engine: AsyncEngine, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def transaction(connection: AsyncConnection) -> T:
+        return await work(await driver(connection))
+
+    return await in_transaction(engine, transaction)
+
+
+def _check_owner(owner: str) -> None:
+    if not 0 < len(owner) <= OWNER_MAX or "\0" in owner:
+        raise InvalidArgument("owner", f"must be 1 to {OWNER_MAX} characters")

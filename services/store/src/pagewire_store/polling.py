@@ -1,0 +1,39 @@
+"""Long polls: a claim that finds nothing waits for work and looks again while its caller waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from pagewire_runtime.errors import InvalidArgument
+from pagewire_store.waking import Waking
+
+T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(seconds=1)
+"""What is due by time alone, as when a lease ends, is found by then."""
+
+MOST = 100
+"""As many as one call may claim."""
+
+
+async def claimed(
+    claim: Callable[[], Awaitable[list[T]]], waking: Waking, wait: timedelta
+) -> list[T]:
+    """What `claim` finds, now or when it is woken; nothing once `wait` is over."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + min(wait, LONGEST_WAIT).total_seconds()
+    while True:
+        seen = waking.count
+        found = await claim()
+        if found or not await waking.wait(seen, until - loop.time()):
+            return found
+
+
+def at_most(field: str, wanted: int) -> int:
+    """How many may be claimed. Raises InvalidArgument where the caller wants none."""
+    if wanted < 1:
+        raise InvalidArgument(field, "must be at least 1")
+    return min(wanted, MOST)

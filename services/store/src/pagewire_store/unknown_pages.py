@@ -1,0 +1,70 @@
+"""Reading in what came for a page before it was connected: stored whole, answered by no rule."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pagewire.type.v1.event_pb2 import Event
+from pagewire_store import projecting, statements
+from pagewire_store.database import driver, in_transaction
+from pagewire_store.ingest import Bind, Driver
+from pagewire_store.projections import project
+
+CHUNK = 200
+"""Events a transaction: it holds their lanes, so it must be short."""
+
+
+class _Waiting(NamedTuple):
+    page_id: str
+    event_key: str
+    lane: str
+    trigger: int
+    detail: bytes
+
+
+class UnknownPages:
+    """The sweep over events of pages that are connected now."""
+
+    def __init__(self, engine: AsyncEngine, *, bind_echoes: Bind, bind_comments: Bind) -> None:
+        self._engine = engine
+        self._bind_echoes = bind_echoes
+        self._bind_comments = bind_comments
+
+    async def read_in(self) -> int:
+        """Reads in up to CHUNK events and says how many; 0 when none are left that can be had now.
+
+        Safe to call at any time and from any number of stores. Raises Unavailable.
+        """
+
+        async def work(connection: AsyncConnection) -> int:
+            return await self._read_in(await driver(connection))
+
+        return await in_transaction(self._engine, work)
+
+    async def _read_in(self, connection: Driver) -> int:
+        found = await connection.execute(statements.READABLE_EVENTS, (CHUNK,))
+        events = [_Waiting(*row) for row in await found.fetchall()]
+        if not events:
+            return 0
+        lanes = sorted({(event.page_id, event.lane) for event in events})
+        locked = set(await (await statements.LOCK_LANES.run(connection, lanes)).fetchall())
+        free = [event for event in events if (event.page_id, event.lane) in locked]
+        if not free:
+            return 0
+        ended = await statements.READ_IN.run(connection, [(e.page_id, e.event_key) for e in free])
+        ours = set(await ended.fetchall())
+        await self._write(connection, [e for e in free if (e.page_id, e.event_key) in ours])
+        return len(ours)
+
+    async def _write(self, connection: Driver, events: list[_Waiting]) -> None:
+        rows = project(Event.FromString(event.detail) for event in events)
+        await projecting.write(connection, rows)
+        declined = [(e.page_id, e.event_key, "page_unknown") for e in events if e.trigger]
+        if declined:
+            await statements.DECLINED.run(connection, declined)
+        if rows.echoes:
+            await self._bind_echoes(connection, rows.echoes)
+        if rows.own_comments:
+            await self._bind_comments(connection, rows.own_comments)

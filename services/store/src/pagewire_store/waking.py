@@ -1,0 +1,119 @@
+"""Waking long polls when work comes: at once in this process, by a hint to the other stores.
+
+The hint is NOTIFY, from one connection of its own and outside every transaction, since PostgreSQL
+commits one notifying transaction at a time; it is sent at most 50 times a second. Who misses it
+finds the work by its next poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import psycopg
+
+from pagewire_runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+GAP = 0.02
+"""Seconds between two hints."""
+RECONNECT_AFTER = 1.0
+"""Seconds, with jitter, before a lost connection is made anew."""
+
+
+class Waking:
+    """Waiters, and the connection by which stores wake each other's."""
+
+    def __init__(self, url: str, channel: str = "pagewire_lanes") -> None:
+        """`url` as libpq reads it, `channel` a name of its own for each sort of work.
+
+        Nothing is connected before `run`.
+        """
+        self._url = url
+        self._channel = channel.encode()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._count = 0
+        self._stirred = asyncio.Event()
+        self._due = False
+        self.listening = asyncio.Event()
+        """Set while other stores' hints arrive."""
+
+    @property
+    def count(self) -> int:
+        """How often there was work; read it before looking, so that `wait` misses nothing."""
+        return self._count
+
+    def wake(self) -> None:
+        """There is work: wakes every waiter here, and soon those of other stores."""
+        self._wake_waiters()
+        self._due = True
+        self._stirred.set()
+
+    async def wait(self, seen: int, timeout: float) -> bool:
+        """Returns once there was work since `count` was `seen`; False after `timeout` seconds."""
+        if self._count != seen:
+            return True
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.discard(waiter)
+        return True
+
+    async def run(self) -> None:
+        """Sends and takes hints until cancelled; without a connection it tries again."""
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(
+                    self._url, autocommit=True, connect_timeout=2, application_name="pagewire-wake"
+                ) as connection:
+                    await self._attend(connection)
+            except (psycopg.Error, OSError) as error:
+                log.warning("waking_disconnected", kind=type(error).__name__)
+            finally:
+                self.listening.clear()
+            await asyncio.sleep(random.uniform(0.5, 1) * RECONNECT_AFTER)  # noqa: S311  # jitter
+
+    async def _attend(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        pid = connection.info.backend_pid
+        connection.add_notify_handler(lambda hint: self._take(hint.pid, pid))
+        await connection.execute(b"listen " + self._channel)
+        self._wake_waiters()  # hints may have been missed
+        self.listening.set()
+        loop, hint_at = asyncio.get_running_loop(), 0.0
+        while True:
+            await self._stir(connection.fileno())
+            connection.pgconn.consume_input()
+            while (hint := connection.pgconn.notifies()) is not None:
+                self._take(hint.be_pid, pid)
+            if self._due and loop.time() >= hint_at:
+                self._due, hint_at = False, loop.time() + GAP
+                await connection.execute(b"notify " + self._channel)
+            elif self._due:
+                loop.call_at(hint_at, self._stirred.set)
+
+    async def _stir(self, socket: int) -> None:
+        """Returns when there is something to read or to send."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(socket, self._stirred.set)
+        try:
+            await self._stirred.wait()
+        finally:
+            loop.remove_reader(socket)
+        self._stirred.clear()
+
+    def _take(self, sender: int, own: int) -> None:
+        if sender != own:
+            self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        self._count += 1
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,231 @@
+"""The dispatcher: takes lanes with pending events, has rules evaluate them, and commits."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from pagewire.rules.v1.rule_service_pb2 import (
+    EvaluateEventsRequest,
+    EvaluateEventsResponse,
+    EventToEvaluate,
+)
+from pagewire.store.v1 import lane_service_pb2 as lanes_pb
+from pagewire.store.v1.lane_service_pb2 import (
+    ClaimedLane,
+    EventDecision,
+    LaneDecisions,
+    LaneRef,
+    LaneResult,
+)
+from pagewire.type.v1.decision_pb2 import Outcome
+from pagewire.type.v1.rule_pb2 import Evaluation
+from pagewire_runtime import metrics
+from pagewire_runtime.errors import Kind, Refusal
+from pagewire_runtime.logs import get_logger
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+CLAIM_WAIT = Duration(seconds=1)
+PAUSE_SECONDS = 0.05, 1.0
+"""The first pause after a call that failed for the moment, and the longest; doubled in between."""
+
+_decisions = metrics.counter("pagewire_decisions", "Events decided, by outcome.", ["outcome"])
+_seconds = metrics.histogram(
+    "pagewire_decision_seconds", "From receipt at the edge to the decision's commit.", []
+)
+_held = metrics.gauge("pagewire_dispatcher_lanes", "Lanes that this process holds now.")
+
+
+class Store(Protocol):
+    """What the dispatcher asks of the store's lanes; the generated stub is one."""
+
+    def ClaimLanes(
+        self, request: lanes_pb.ClaimLanesRequest, /
+    ) -> Awaitable[lanes_pb.ClaimLanesResponse]: ...
+
+    def ExtendLeases(
+        self, request: lanes_pb.ExtendLeasesRequest, /
+    ) -> Awaitable[lanes_pb.ExtendLeasesResponse]: ...
+
+    def CommitDecisions(
+        self, request: lanes_pb.CommitDecisionsRequest, /
+    ) -> Awaitable[lanes_pb.CommitDecisionsResponse]: ...
+
+
+class Rules(Protocol):
+    """What the dispatcher asks of rules: one evaluation an event, in order. No effect."""
+
+    def EvaluateEvents(
+        self, request: EvaluateEventsRequest, /
+    ) -> Awaitable[EvaluateEventsResponse]: ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much a dispatcher takes at once, and how often it says that it lives."""
+
+    batches: int = 4
+    lanes: int = 64
+    heartbeat_seconds: float = 2.0
+
+
+@dataclass
+class Dispatcher:
+    """Works until it is cancelled; then frees the lanes that it still holds.
+
+    Every lane is committed and freed in one call. What fails for the moment (rules or store not
+    reachable, a deadline) is tried again under the same lease and counts against no event.
+    """
+
+    store: Store
+    rules: Rules
+    owner: str
+    pace: Pace = Pace()
+    _leases: dict[tuple[str, str], LaneRef] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Claim and decide until cancelled."""
+        room = asyncio.Semaphore(self.pace.batches)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_leases())
+            while True:
+                await room.acquire()
+                claimed = await self._claim()
+                self._hold(claimed)
+                task = tasks.create_task(self._decide(claimed))
+                task.add_done_callback(lambda _: room.release())
+
+    async def _claim(self) -> Sequence[ClaimedLane]:
+        request = lanes_pb.ClaimLanesRequest(
+            owner=self.owner, max_lanes=self.pace.lanes, wait=CLAIM_WAIT
+        )
+        while True:
+            response = await _persistently(lambda: self.store.ClaimLanes(request))
+            if response.lanes:
+                return response.lanes
+
+    async def _decide(self, claimed: Sequence[ClaimedLane]) -> None:
+        try:
+            decisions = await self._evaluated(claimed)
+            await self._commit(claimed, decisions)
+        except asyncio.CancelledError:
+            await self._free(claimed)
+            raise
+        except Refusal as refusal:
+            # The leases end by themselves, and somebody claims the lanes again.
+            log.error("lanes could not be decided", reason=refusal.reason, lanes=len(claimed))
+        finally:
+            self._let_go(claimed)
+
+    async def _evaluated(self, claimed: Sequence[ClaimedLane]) -> list[LaneDecisions]:
+        events = [to_evaluate(lane, nth) for lane in claimed for nth in range(len(lane.events))]
+        try:
+            results = await self._evaluate(events)
+        except Refusal:
+            results = [await self._evaluated_alone(event) for event in events]
+        evaluations = iter(results)
+        return [lane_decisions(lane, [next(evaluations) for _ in lane.events]) for lane in claimed]
+
+    async def _evaluate(self, events: Sequence[EventToEvaluate]) -> Sequence[Evaluation]:
+        request = EvaluateEventsRequest(events=events)
+        return (await _persistently(lambda: self.rules.EvaluateEvents(request))).evaluations
+
+    async def _evaluated_alone(self, event: EventToEvaluate) -> Evaluation:
+        """So that one event that rules cannot bear costs its neighbours nothing."""
+        try:
+            return (await self._evaluate([event]))[0]
+        except Refusal as refusal:
+            return Evaluation(error=refusal.reason.lower())
+
+    async def _commit(self, claimed: Sequence[ClaimedLane], decisions: list[LaneDecisions]) -> None:
+        request = lanes_pb.CommitDecisionsRequest(lanes=decisions)
+        response = await _persistently(lambda: self.store.CommitDecisions(request))
+        for lane, result in zip(claimed, response.results, strict=True):
+            _observe(lane, result)
+
+    async def _free(self, claimed: Sequence[ClaimedLane]) -> None:
+        """Give lanes back undecided; where that fails their leases end by themselves."""
+        lanes = [LaneDecisions(ref=lane.ref, release=True) for lane in claimed]
+        with contextlib.suppress(Refusal):
+            await asyncio.shield(
+                self.store.CommitDecisions(lanes_pb.CommitDecisionsRequest(lanes=lanes))
+            )
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self.pace.heartbeat_seconds)
+            if not self._leases:
+                continue
+            request = lanes_pb.ExtendLeasesRequest(lanes=list(self._leases.values()))
+            try:
+                response = await self.store.ExtendLeases(request)
+            except Refusal:
+                continue  # the next beat comes before the lease ends; a lost one is fenced
+            for ref in response.lost:
+                self._leases.pop((ref.page_id, ref.lane), None)
+
+    def _hold(self, claimed: Sequence[ClaimedLane]) -> None:
+        self._leases.update({(lane.ref.page_id, lane.ref.lane): lane.ref for lane in claimed})
+        _held.set(len(self._leases))
+
+    def _let_go(self, claimed: Sequence[ClaimedLane]) -> None:
+        for lane in claimed:
+            key = (lane.ref.page_id, lane.ref.lane)
+            if (held := self._leases.get(key)) and held.epoch == lane.ref.epoch:
+                del self._leases[key]
+        _held.set(len(self._leases))
+
+
+def to_evaluate(lane: ClaimedLane, nth: int) -> EventToEvaluate:
+    """What rules are told of a lane's nth event."""
+    claimed = lane.events[nth]
+    return EventToEvaluate(
+        event=claimed.event,
+        book_version=lane.book_version,
+        person_name=claimed.person_name,
+        platform=lane.platform,
+    )
+
+
+def lane_decisions(lane: ClaimedLane, evaluations: Sequence[Evaluation]) -> LaneDecisions:
+    """A lane's decisions up to and with the first event that could not be evaluated.
+
+    What stands behind that one waits for it: a lane is decided in order.
+    """
+    decisions = LaneDecisions(ref=lane.ref, release=True)
+    for claimed, evaluation in zip(lane.events, evaluations, strict=True):
+        if evaluation.error:
+            decisions.events.add(event_id=claimed.event_id, failure=evaluation.error)
+            break
+        decisions.events.append(EventDecision(event_id=claimed.event_id, evaluation=evaluation))
+    return decisions
+
+
+async def _persistently(call: Callable[[], Awaitable[T]]) -> T:
+    """Call until it is answered; raise only what another try would not mend."""
+    pause, longest = PAUSE_SECONDS
+    while True:
+        try:
+            return await call()
+        except Refusal as refusal:
+            if refusal.kind is not Kind.TRANSIENT:
+                raise
+        await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # jitter, no secret
+        pause = min(2 * pause, longest)
+
+
+def _observe(lane: ClaimedLane, result: LaneResult) -> None:
+    received = {claimed.event_id: claimed.receive_time for claimed in lane.events}
+    for decision in result.decisions:
+        name = Outcome.Name(decision.outcome).removeprefix("OUTCOME_").lower()
+        _decisions.labels(name).inc()
+        if came := received.get(decision.event_id):
+            took = decision.decide_time.ToNanoseconds() - came.ToNanoseconds()
+            _seconds.observe(max(took, 0) / 1e9)

@@ -1,0 +1,228 @@
+"""Handing deliveries to the store: many in one call, busy ones again, each answered or refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
+
+from pagewire.store.v1.ingest_service_pb2 import (
+    Delivery,
+    DeliveryResult,
+    DeliveryState,
+    IngestRequest,
+    IngestResponse,
+)
+from pagewire_runtime.coalescing import Coalescer
+from pagewire_runtime.errors import Kind, Refusal, Unavailable
+from pagewire_runtime.logs import get_logger
+from pagewire_webhook.deliveries import without_events
+from pagewire_webhook.holding import HeldLanes, Turn
+
+log = get_logger(__name__)
+
+ANSWER_SECONDS = 2.0
+"""From receipt to the answer; Meta gives five."""
+RETRY_AFTER_SECONDS = 5.0
+
+# Calls end before the edge has to answer, so that a first try needs no timer of its own.
+_MARGIN_SECONDS = 0.1
+_CALL_MAX_BYTES = 8 * 2**20
+_CALL_MAX_DELIVERIES = 500
+_WAITING_MAX_BYTES = 48 * 2**20
+_FIRST_BACKOFF_SECONDS = 0.02
+_LAST_BACKOFF_SECONDS = 0.2
+
+
+class Ingest(Protocol):
+    """The call `IngestService.Ingest`: raises Refusal, within its timeout; safe to repeat."""
+
+    def __call__(self, request: IngestRequest, /, *, timeout: float) -> Awaitable[IngestResponse]:
+        """One result a delivery, in order."""
+        ...
+
+
+class NotStored(Refusal):
+    """The delivery could not be stored in time, and may be sent again."""
+
+    kind = Kind.TRANSIENT
+    reason = "NOT_STORED"
+
+    def __init__(self, why: str, retry_after: float = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(f"not stored: {why}", retry_after=retry_after)
+
+
+class Ingesting:
+    """The edge's client of the store.
+
+    All deliveries that came while a call was in flight go in the next one, at most 8 MiB and 500
+    of them; without a timer, so a lone one goes at once. One whose lane is held by another
+    transaction (BUSY) is tried again by a second, slower line of calls, after 20 ms, then twice as
+    long up to 200 ms; meanwhile later deliveries of its lanes stand behind it, and no others. One
+    that the database refuses is sent once more without its events, as unreadable
+    (`store_refused`), so that its raw bytes are kept.
+    """
+
+    def __init__(self, ingest: Ingest, *, waiting_max_bytes: int = _WAITING_MAX_BYTES) -> None:
+        self._ingest = ingest
+        self._waiting_max_bytes = waiting_max_bytes
+        self._waiting_bytes = 0
+        self._held = HeldLanes()
+        self._first_line = _line(self._try_first)
+        self._slow_line = _line(self._try_again)
+
+    async def store(self, delivery: Delivery, *, deadline: float | None = None) -> DeliveryResult:
+        """The result once the delivery is committed: its state is STORED.
+
+        `deadline` is by the loop's clock; two seconds from now without one. Raises NotStored: too
+        much is waiting (at once), the store can't be reached, or the time is over. What became of
+        it may be unknown then; the same delivery may be given again.
+        """
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
+        waiting = _Waiting(delivery, deadline)
+        if self._waiting_bytes + waiting.size > self._waiting_max_bytes:
+            raise NotStored("too much is waiting")
+        self._waiting_bytes += waiting.size
+        try:
+            return await self._stored(waiting)
+        except TimeoutError:
+            raise NotStored("no answer in time") from None
+        finally:
+            self._waiting_bytes -= waiting.size
+            waiting.is_over = True
+            if waiting.turn is not None:
+                self._held.leave(waiting.turn)
+
+    async def close(self) -> None:
+        """Takes nothing more, and returns once everything under way has its answer."""
+        await self._first_line.close()
+        await self._slow_line.close()
+
+    async def _stored(self, waiting: _Waiting) -> DeliveryResult:
+        try:
+            result = await self._settled(waiting)
+        except Refusal as refusal:
+            if refusal.kind in (Kind.TRANSIENT, Kind.EXHAUSTED):
+                raise NotStored(refusal.reason) from refusal
+            reason = refusal.reason
+        else:
+            if result.state == DeliveryState.DELIVERY_STATE_STORED:
+                return result
+            reason = result.reason
+        log.error("the store refused a delivery", reason=reason)
+        return await self._salvaged(waiting)
+
+    async def _salvaged(self, waiting: _Waiting) -> DeliveryResult:
+        kept = without_events(waiting.delivery, "store_refused")
+        try:
+            result = await self._slow_line.submit(_Waiting(kept, waiting.deadline))
+        except Refusal as refusal:
+            raise NotStored(refusal.reason) from refusal
+        if result.state != DeliveryState.DELIVERY_STATE_STORED:
+            raise NotStored(result.reason or "refused")
+        return result
+
+    async def _settled(self, waiting: _Waiting) -> DeliveryResult:
+        """The result when it is no longer busy."""
+        if self._is_held(waiting):
+            waiting.turn = self._held.join(waiting.lanes)
+        else:
+            result = await self._first_line.submit(waiting)
+            if waiting.turn is None:
+                return result
+        async with asyncio.timeout_at(waiting.deadline):
+            return await self._settled_slowly(waiting, waiting.turn)
+
+    async def _settled_slowly(self, waiting: _Waiting, turn: Turn) -> DeliveryResult:
+        await turn.reached()
+        backoff = _FIRST_BACKOFF_SECONDS
+        if waiting.was_busy:
+            await asyncio.sleep(backoff)
+        while True:
+            result = await self._slow_line.submit(waiting)
+            if result.state != DeliveryState.DELIVERY_STATE_BUSY:
+                return result
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+
+    def _is_held(self, waiting: _Waiting) -> bool:
+        return bool(self._held) and self._held.holds(waiting.lanes)
+
+    async def _try_first(self, batch: list[_Waiting]) -> Sequence[DeliveryResult]:
+        """Sends those of no held lane; a turn is what says that a result is not the last."""
+        sent = [waiting for waiting in batch if not self._stands_back(waiting)]
+        results = await self._call(sent) if sent else ()
+        # From the last, so that those before it in the batch come to stand before it.
+        for waiting, result in zip(reversed(sent), reversed(results), strict=True):
+            if result.state == DeliveryState.DELIVERY_STATE_BUSY and not waiting.is_over:
+                waiting.was_busy = True
+                waiting.turn = self._held.join_first(waiting.lanes)
+        remaining = iter(results)
+        return [_HELD if each.stood_back else next(remaining) for each in batch]
+
+    def _stands_back(self, waiting: _Waiting) -> bool:
+        if not waiting.stood_back and self._is_held(waiting):
+            waiting.stood_back = True
+            waiting.turn = self._held.join(waiting.lanes)
+        return waiting.stood_back
+
+    async def _try_again(self, batch: list[_Waiting]) -> Sequence[DeliveryResult]:
+        return await self._call(batch)
+
+    async def _call(self, batch: list[_Waiting]) -> Sequence[DeliveryResult]:
+        """Whoever of the batch has waited longest says how long the call may take."""
+        until = min(waiting.deadline for waiting in batch) - _MARGIN_SECONDS
+        left = until - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise Unavailable("the store")
+        request = IngestRequest(deliveries=[waiting.delivery for waiting in batch])
+        try:
+            response = await self._ingest(request, timeout=left)
+        except Refusal as refusal:
+            if refusal.kind is Kind.EXHAUSTED:  # everybody's, so not to be tried one by one
+                raise Unavailable("the store", retry_after=refusal.retry_after) from refusal
+            raise
+        return response.results
+
+
+class _Waiting:
+    """A delivery under way."""
+
+    __slots__ = (
+        *("_lanes", "deadline", "delivery", "is_over", "size", "stood_back", "turn", "was_busy"),
+    )
+
+    def __init__(self, delivery: Delivery, deadline: float) -> None:
+        self.delivery = delivery
+        self.deadline = deadline
+        self.size = delivery.ByteSize()
+        self.turn: Turn | None = None
+        self.was_busy = False
+        self.stood_back = False
+        self.is_over = False
+        self._lanes: frozenset[str] | None = None
+
+    @property
+    def lanes(self) -> frozenset[str]:
+        """Its lanes as the store names them: "page_id/lane"."""
+        if self._lanes is None:
+            events = self.delivery.events
+            self._lanes = frozenset(f"{event.page_id}/{event.lane}" for event in events)
+        return self._lanes
+
+
+_HELD = DeliveryResult(state=DeliveryState.DELIVERY_STATE_BUSY)
+
+
+def _line(flush: _Flush) -> Coalescer[_Waiting, DeliveryResult]:
+    return Coalescer(
+        flush,
+        max_items=_CALL_MAX_DELIVERIES,
+        max_bytes=_CALL_MAX_BYTES,
+        size=lambda waiting: waiting.size,
+    )
+
+
+class _Flush(Protocol):
+    def __call__(self, batch: list[_Waiting], /) -> Awaitable[Sequence[DeliveryResult]]: ...

@@ -1,0 +1,185 @@
+"""The webhook service, put together: its parts in one process, or apart."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+import grpc
+from pydantic import SecretStr
+
+from pagewire.rules.v1.rule_service_pb2_grpc import RuleServiceStub
+from pagewire.store.v1.ingest_service_pb2_grpc import IngestServiceStub
+from pagewire.store.v1.lane_service_pb2_grpc import LaneServiceStub
+from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
+from pagewire_runtime import logs, metrics
+from pagewire_runtime.calling import channel
+from pagewire_runtime.logs import get_logger
+from pagewire_runtime.serving import run, until_signalled
+from pagewire_runtime.settings import load
+from pagewire_webhook.dispatcher import Dispatcher
+from pagewire_webhook.ingesting import Ingesting
+from pagewire_webhook.listening import listening
+from pagewire_webhook.operator.app import REPEATABLE, Upstreams, operator_app
+from pagewire_webhook.public import PublicConfig, public_app
+from pagewire_webhook.replaying import Replaying
+from pagewire_webhook.settings import PARTS, Settings
+from pagewire_webhook.signature import secrets_of
+
+log = get_logger(__name__)
+
+MESSAGE_BYTES = 16 * 2**20
+"""What the services allow each other: a call may hold many deliveries, or whole lanes."""
+
+DRAIN_SECONDS = 5
+"""For requests under way: the edge answers within 2 s, a call behind the API takes at most 5."""
+
+
+async def serve(settings: Settings) -> None:
+    """Run the parts until a signal comes, then drain: the public part first, so that what it has
+    taken still finds a dispatcher."""
+    parts = {"operator": operator_part, "dispatcher": dispatcher_part, "public": public_part}
+    async with AsyncExitStack() as stack:
+        for name, part in parts.items():
+            if name in settings.parts:
+                await stack.enter_async_context(part(settings))
+        log.info("ready", parts=sorted(settings.parts))
+        await until_signalled()
+        await asyncio.sleep(settings.unready_wait.total_seconds())
+
+
+@asynccontextmanager
+async def public_part(settings: Settings) -> AsyncIterator[int]:
+    """The face to the internet, within the block; yields its port."""
+    config = PublicConfig(
+        secrets=secrets_of(_plain(settings.app_secrets), _plain(settings.instagram_app_secrets)),
+        verify_token=_plain((settings.verify_token,))[0].encode(),
+    )
+    async with _channel(settings, settings.store_target, "webhook") as to_store:
+        ingesting = Ingesting(IngestServiceStub(to_store).Ingest)
+        async with listening(
+            public_app(config, ingesting),
+            settings.webhook_listen,
+            trusted_proxies=settings.forwarded_allow_ips,
+            drain_seconds=DRAIN_SECONDS,
+        ) as port:
+            yield port
+        await ingesting.close()
+
+
+@asynccontextmanager
+async def dispatcher_part(settings: Settings) -> AsyncIterator[None]:
+    """Deciding, and reading again what an operator asks for, within the block."""
+    async with (
+        _channel(settings, settings.store_target, "webhook") as to_store,
+        _channel(settings, settings.rules_target, "webhook") as to_rules,
+    ):
+        owner = f"{socket.gethostname()}-{os.getpid()}"
+        dispatcher = Dispatcher(LaneServiceStub(to_store), RuleServiceStub(to_rules), owner)
+        ingesting = Ingesting(IngestServiceStub(to_store).Ingest)
+        replaying = Replaying(OperationServiceStub(to_store), ingesting)
+        async with working(dispatcher.run()), working(replaying.run()):
+            yield
+        await ingesting.close()
+
+
+@asynccontextmanager
+async def operator_part(settings: Settings) -> AsyncIterator[int]:
+    """The operator's HTTP API, within the block; yields its port."""
+    async with (
+        _channel(settings, settings.store_target, "operator", REPEATABLE) as store,
+        _channel(settings, settings.rules_target, "operator", REPEATABLE) as rules,
+        _channel(settings, settings.sync_target, "operator", REPEATABLE) as sync,
+        listening(
+            operator_app(Upstreams(store, rules, sync), _plain(settings.api_keys)),
+            settings.operator_listen,
+            drain_seconds=DRAIN_SECONDS,
+        ) as port,
+    ):
+        yield port
+
+
+@asynccontextmanager
+async def working(job: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs the job within the block and cancels it at the end; its failure ends the block."""
+    whole = asyncio.current_task()
+    task = asyncio.ensure_future(job)
+
+    def ended(task: asyncio.Future[None]) -> None:
+        if whole is not None and not task.cancelled():
+            whole.cancel()
+
+    task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _channel(
+    settings: Settings, target: str, role: str, repeatable: Iterable[str] = ()
+) -> grpc.aio.Channel:
+    return channel(
+        target,
+        token=settings.service_tokens.first(role),
+        repeatable=repeatable,
+        max_message_bytes=MESSAGE_BYTES,
+        tls=settings.tls,
+    )
+
+
+def _plain(secrets: Iterable[SecretStr | None] | None) -> list[str]:
+    return [secret.get_secret_value() for secret in secrets or () if secret]
+
+
+async def start(parts: frozenset[str] | None = None) -> None:
+    """Read the settings, then serve; `parts` stands before WEBHOOK_PARTS."""
+    settings = load(Settings)
+    if parts is not None:
+        settings = settings.model_copy(update={"parts": parts})
+    settings.checked()
+    logs.configure("webhook", settings.log_level)
+    with metrics.expose(settings.metrics_listen):
+        await serve(settings)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line, whose help tells of every setting."""
+    width = max(len(str(field.validation_alias)) for field in Settings.model_fields.values())
+    lines = [
+        f"  {field.validation_alias!s:<{width}}  {field.description}"
+        for field in Settings.model_fields.values()
+    ]
+    parser = argparse.ArgumentParser(
+        prog="python -m pagewire_webhook",
+        description="Takes Meta's signed webhooks, answers them by rule, and serves operators.",
+        epilog="\n".join(["environment:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--parts",
+        type=_parts,
+        metavar="PART,…",
+        help="which parts run, of public, operator, dispatcher; all of them unless said",
+    )
+    return parser
+
+
+def _parts(text: str) -> frozenset[str]:
+    parts = frozenset(part.strip() for part in text.split(","))
+    if parts <= PARTS:
+        return parts
+    raise argparse.ArgumentTypeError(f"must name some of {', '.join(sorted(PARTS))}")
+
+
+def main(arguments_given: Sequence[str] | None = None) -> None:
+    """Run the service until it is told to stop."""
+    run(partial(start, arguments().parse_args(arguments_given).parts))

@@ -1,0 +1,268 @@
+"""The webhook endpoint: handshakes by GET, signed bodies by POST, each answered when it is stored.
+
+A plain ASGI endpoint, for this is the hot path: a request object and a response object cost more
+than verifying and reading a body do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from starlette.types import Message, Receive, Scope, Send
+
+from pagewire.store.v1.ingest_service_pb2 import Delivery
+from pagewire.type.v1.event_pb2 import EventKind
+from pagewire_runtime import metrics
+from pagewire_runtime.errors import Refusal
+from pagewire_runtime.logs import get_logger
+from pagewire_webhook.deliveries import delivery_of, new_delivery_id
+from pagewire_webhook.events import Kind
+from pagewire_webhook.handshake import challenge_of
+from pagewire_webhook.ingesting import ANSWER_SECONDS, RETRY_AFTER_SECONDS, Ingesting
+from pagewire_webhook.patience import Patience
+from pagewire_webhook.signature import HEADER, KEY_NAMES, Secret, signer
+
+log = get_logger(__name__)
+
+BODY_MAX_BYTES = 4 * 2**20
+
+# A larger one is verified and read in a thread: a mebibyte of JSON takes some 20 ms.
+_OFF_LOOP_BYTES = 64 * 1024
+# So many bodies larger than that are taken in at once; the others wait at their socket.
+_LARGE_BYTES = 256 * 1024
+_LARGE_BODIES = 8
+# Meta sends a body at once. Below the 15 s in which a slow sender has to be gone.
+_BODY_SECONDS = 10.0
+
+Headers = list[tuple[bytes, bytes]]
+
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+_RETRY_AFTER = (b"retry-after", str(int(RETRY_AFTER_SECONDS)).encode())
+# What is left of the body is not read, so the connection can't be used again.
+_CLOSE = (b"connection", b"close")
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_ALLOW = (b"allow", b"GET, POST")
+
+_deliveries = metrics.counter(
+    "pagewire_webhook_deliveries_total",
+    "Webhooks by what became of them (stored as parsed, partial or quarantined; or forbidden,"
+    " too_large, timed_out, unavailable) and by the secret that signed them. Those forbidden rising"
+    " alone mean a wrong secret of ours, which Meta takes for an outage.",
+    ["outcome", "key"],
+)
+_events = metrics.counter(
+    "pagewire_webhook_events_total", "Events stored, by kind, repeats included.", ["kind"]
+)
+_unreadable = metrics.counter(
+    "pagewire_webhook_unreadable_total", "Items put into quarantine, by reason.", ["reason"]
+)
+_ack_seconds = metrics.histogram(
+    "pagewire_webhook_ack_seconds", "From the last byte of a signed body to its answer."
+)
+_refused = {
+    outcome: _deliveries.labels(outcome, "none")
+    for outcome in ("forbidden", "too_large", "timed_out", "unavailable")
+}
+_stored = {
+    (outcome, key): _deliveries.labels(outcome, key)
+    for outcome in ("parsed", "partial", "quarantined")
+    for key in KEY_NAMES
+}
+_events_by_kind = {
+    EventKind.Value(f"EVENT_KIND_{kind.name}"): _events.labels(kind.word) for kind in Kind
+}
+
+
+@dataclass(frozen=True)
+class PublicConfig:
+    """What the public part is told: who may sign, and the token of the handshake."""
+
+    secrets: tuple[Secret, ...]
+    verify_token: bytes
+    body_max_bytes: int = BODY_MAX_BYTES
+    body_seconds: float = _BODY_SECONDS
+    answer_seconds: float = ANSWER_SECONDS
+
+
+class _Answer(NamedTuple):
+    """A response, ready to be sent."""
+
+    start: Message
+    body: Message
+
+
+def answer(status: int, *headers: tuple[bytes, bytes], body: bytes = b"") -> _Answer:
+    """A response with its length, `nosniff`, and nothing else unless it is given."""
+    length = (b"content-length", str(len(body)).encode())
+    return _Answer(
+        {"type": "http.response.start", "status": status, "headers": [length, NOSNIFF, *headers]},
+        {"type": "http.response.body", "body": body},
+    )
+
+
+_OK = answer(200)
+_FORBIDDEN = answer(403)
+_METHOD = answer(405, _ALLOW)
+_TIMED_OUT = answer(408, _CLOSE)
+_TOO_LARGE = answer(413, _CLOSE)
+_UNAVAILABLE = answer(503, _RETRY_AFTER)
+_UNAVAILABLE_UNREAD = answer(503, _RETRY_AFTER, _CLOSE)
+
+
+class Receiving:
+    """The ASGI endpoint of both webhook addresses.
+
+    POST is answered 200 when the delivery is committed, 403 (always the same) without exactly one
+    good signature, 413 for a body over 4 MiB, 408 for one that does not come, and else 503 with
+    Retry-After within two seconds of receipt. A body with a good signature is never refused for
+    what it says. GET is the handshake. Nothing is logged of what works.
+    """
+
+    def __init__(
+        self, config: PublicConfig, ingest: Ingesting, now: Callable[[], float] = time.time
+    ) -> None:
+        self._config = config
+        self._ingest = ingest
+        self._now = now
+        self._large = asyncio.Semaphore(_LARGE_BODIES)
+        self._patience = Patience(config.body_seconds)
+        self._complained_at = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            found = await self._receive(scope["headers"], receive)
+        elif scope["method"] == "GET":
+            found = self._handshake(scope["query_string"])
+        else:
+            found = _METHOD
+        if found is not None:
+            await send(found.start)
+            await send(found.body)
+
+    def _handshake(self, query: bytes) -> _Answer:
+        challenge = challenge_of(query, self._config.verify_token)
+        return _FORBIDDEN if challenge is None else answer(200, _TEXT, body=challenge)
+
+    async def _receive(self, headers: Headers, receive: Receive) -> _Answer | None:
+        claims = []
+        length: int | None = None
+        for name, value in headers:
+            if name == HEADER:
+                claims.append(value)
+            elif name == b"content-length":
+                length = _length(value)
+        if length is not None and length > self._config.body_max_bytes:
+            return _counted("too_large", _TOO_LARGE)
+        if length is not None and length <= _LARGE_BYTES:
+            return await self._receive_body(claims, receive)
+        try:
+            async with asyncio.timeout(self._config.answer_seconds):
+                await self._large.acquire()
+        except TimeoutError:
+            return _counted("unavailable", _UNAVAILABLE_UNREAD)
+        try:
+            return await self._receive_body(claims, receive)
+        finally:
+            self._large.release()
+
+    async def _receive_body(self, claims: list[bytes], receive: Receive) -> _Answer | None:
+        try:
+            raw = await self._patience.wait(self._body(receive))
+        except _TooLarge:
+            return _counted("too_large", _TOO_LARGE)
+        except TimeoutError:
+            return _counted("timed_out", _TIMED_OUT)
+        except _Gone:
+            return None
+        return await self._take(raw, claims)
+
+    async def _body(self, receive: Receive) -> bytes:
+        """The body as it came: what its encoding or its type is said to be is nothing to us."""
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            whole: bytes = message.get("body", b"")
+            self._check_size(whole)
+            return whole
+        body = bytearray()
+        while message["type"] == "http.request":
+            body += message.get("body", b"")
+            self._check_size(body)
+            if not message.get("more_body"):
+                return bytes(body)
+            message = await receive()
+        raise _Gone
+
+    def _check_size(self, body: bytes | bytearray) -> None:
+        if len(body) > self._config.body_max_bytes:
+            raise _TooLarge
+
+    async def _take(self, raw: bytes, claims: list[bytes]) -> _Answer:
+        received = asyncio.get_running_loop().time()
+        received_ms = int(self._now() * 1_000)
+        if len(raw) > _OFF_LOOP_BYTES:
+            delivery = await asyncio.to_thread(self._delivery, raw, claims, received_ms)
+        else:
+            delivery = self._delivery(raw, claims, received_ms)
+        if delivery is None:
+            return _counted("forbidden", _FORBIDDEN)
+        try:
+            await self._ingest.store(delivery, deadline=received + self._config.answer_seconds)
+        except Exception as error:  # nobody above could do better than ask for the body again
+            self._complain(error)
+            return _counted("unavailable", _UNAVAILABLE)
+        _count(delivery)
+        _ack_seconds.observe(asyncio.get_running_loop().time() - received)
+        return _OK
+
+    def _delivery(self, raw: bytes, claims: list[bytes], received_ms: int) -> Delivery | None:
+        signed_by = signer(raw, claims, self._config.secrets)
+        if signed_by is None:
+            return None
+        return delivery_of(
+            raw,
+            delivery_id=new_delivery_id(received_ms),
+            received_ms=received_ms,
+            signed_by=signed_by,
+        )
+
+    def _complain(self, error: Exception) -> None:
+        """At most once a second: in an outage every webhook fails."""
+        now = self._now()
+        if now - self._complained_at < 1:
+            return
+        self._complained_at = now
+        reason = str(error) if isinstance(error, Refusal) else type(error).__name__
+        log.warning("webhooks are not stored, Meta is asked to send them again", reason=reason)
+
+
+class _TooLarge(Exception):
+    """The body is over the limit."""
+
+
+class _Gone(Exception):
+    """The client went before its body had come."""
+
+
+def _length(content_length: bytes) -> int | None:
+    if not content_length.isdigit():
+        return None
+    return int(content_length[:20])  # so many digits are too many bytes already
+
+
+def _counted(outcome: str, found: _Answer) -> _Answer:
+    _refused[outcome].inc()
+    return found
+
+
+def _count(delivery: Delivery) -> None:
+    events, unreadable = delivery.events, delivery.unreadable
+    outcome = "parsed" if not unreadable else "partial" if events else "quarantined"
+    _stored[outcome, delivery.signed_by].inc()
+    for event in events:
+        _events_by_kind[event.kind].inc()
+    for item in unreadable:
+        _unreadable.labels(item.reason).inc()

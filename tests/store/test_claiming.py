@@ -1,0 +1,290 @@
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from pagewire.store.v1.lane_service_pb2 import (
+    ClaimedLane,
+    ClaimLanesRequest,
+    ExtendLeasesRequest,
+    LaneRef,
+)
+from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER
+from pagewire_runtime.errors import InvalidArgument
+from pagewire_store.claiming import Claims
+from pagewire_store.database import Pools
+from pagewire_store.ids import event_id
+from pagewire_store.ingest import Ingestor
+from pagewire_store.waking import Waking
+from tests.support.deliveries import (
+    OTHER_PAGE,
+    PAGE,
+    PERSON,
+    Database,
+    at,
+    comment,
+    database,
+    delivery,
+    ingestor,
+    make_ingestor,
+    message,
+    pools,
+)
+from tests.support.servers import database_url, migrated_template, postgres_server
+
+__all__ = ["database", "database_url", "ingestor", "migrated_template", "pools", "postgres_server"]
+
+LEASE = timedelta(seconds=8)
+
+
+@pytest.fixture
+def waking() -> Waking:
+    return Waking("postgresql:///never-connected")
+
+
+@pytest.fixture
+def claims(pools: Pools, waking: Waking) -> Claims:
+    return Claims(pools.work, waking, lease=LEASE)
+
+
+async def claim(claims: Claims, lanes: int = 10, **fields: Any) -> list[ClaimedLane]:
+    request = ClaimLanesRequest(owner="dispatcher-1", max_lanes=lanes, **fields)
+    return list((await claims.claim(request)).lanes)
+
+
+def lanes_of(claimed: list[ClaimedLane]) -> list[str]:
+    return [lane.ref.lane for lane in claimed]
+
+
+async def send(ingestor: Ingestor, *persons: str) -> None:
+    for person in persons:
+        await ingestor.ingest([delivery(message(f"m_{person}", person=person))])
+
+
+async def test_a_claim_hands_over_the_event_with_all_that_deciding_needs(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await database.rows("insert into rule_book values (%s, 3)", PAGE)
+    await database.rows("update rule_book set version = 7 where page_id = '*'")
+    await ingestor.ingest([delivery(message("m_1", 1, person_name="Ann Lee"), message("m_2", 2))])
+
+    response = await claims.claim(ClaimLanesRequest(owner="dispatcher-1", max_lanes=5))
+
+    (lane,) = response.lanes
+    assert lane.ref == LaneRef(page_id=PAGE, lane=f"person:{PERSON}", epoch=1)
+    assert lane.book_version == 7
+    assert lane.platform == PLATFORM_MESSENGER
+    assert response.lease.ToTimedelta() == LEASE
+    numbers = await database.values("select event_id from event order by number")
+    assert [event.event_id for event in lane.events] == [event_id(PAGE, n) for n in numbers]
+    assert [event.event for event in lane.events] == [
+        message("m_1", 1, person_name="Ann Lee"),
+        message("m_2", 2),
+    ]
+    assert [event.person_name for event in lane.events] == ["Ann Lee", "Ann Lee"]
+    assert {event.receive_time.ToJsonString() for event in lane.events} == {at(100).ToJsonString()}
+    assert await database.rows(
+        "select lease_owner, lease_until - now() between '7 s' and '8 s' from lane"
+    ) == [("dispatcher-1", True)]
+
+
+async def test_a_commenter_is_not_called_by_the_name_of_whom_messages_know_by_the_same_id(
+    ingestor: Ingestor, claims: Claims
+) -> None:
+    await ingestor.ingest([delivery(message("m_1", person_name="Ann Lee"))])
+    await ingestor.ingest([delivery(comment(person_name=""))])
+
+    claimed = await claim(claims)
+
+    names = {lane.ref.lane: lane.events[0].person_name for lane in claimed}
+    assert names == {f"person:{PERSON}": "Ann Lee", "comment:c_1": ""}
+
+
+async def test_an_instagram_lane_says_so(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await database.connect_page(OTHER_PAGE, "instagram")
+    await ingestor.ingest([delivery(message(page_id=OTHER_PAGE))])
+
+    (lane,) = await claim(claims)
+
+    assert lane.platform == PLATFORM_INSTAGRAM
+
+
+async def test_lanes_are_claimed_by_how_long_they_have_been_waiting(
+    ingestor: Ingestor, claims: Claims
+) -> None:
+    await send(ingestor, "5", "3", "9", "1")
+    await send(ingestor, "0")
+
+    assert lanes_of(await claim(claims, 3)) == ["person:5", "person:3", "person:9"]
+    assert lanes_of(await claim(claims, 3)) == ["person:1", "person:0"]
+
+
+async def test_no_more_events_are_handed_over_than_asked_for(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await ingestor.ingest([delivery(*(message(f"m_{number}") for number in range(15)))])
+
+    (by_default,) = await claim(claims)
+    await database.rows("update lane set lease_until = null")
+    (by_wish,) = await claim(claims, max_events=3)
+
+    assert [event.event.message.mid for event in by_default.events] == [
+        f"m_{number}" for number in range(10)
+    ]
+    assert len(by_wish.events) == 3
+
+
+async def test_a_lane_has_one_holder_and_the_next_has_a_higher_epoch(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1")
+    (first,) = await claim(claims)
+
+    while_leased = await claim(claims)
+    await database.rows("update lane set lease_until = now() - interval '1 ms'")
+    (second,) = await claim(claims)
+
+    assert while_leased == []
+    assert (first.ref.epoch, second.ref.epoch) == (1, 2)
+    assert first.events == second.events
+
+
+async def test_a_blocked_lane_is_not_claimed_before_its_time(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1")
+    await database.rows("update lane set blocked_until = now() + interval '1 minute'")
+    blocked = await claim(claims)
+
+    await database.rows("update lane set blocked_until = now() - interval '1 ms'")
+
+    assert blocked == []
+    assert lanes_of(await claim(claims)) == ["person:1"]
+
+
+async def test_claimers_at_the_same_time_never_share_a_lane(
+    ingestor: Ingestor, pools: Pools, waking: Waking
+) -> None:
+    await send(ingestor, *(f"{number}" for number in range(40)))
+    claimers = [Claims(pool, waking, lease=LEASE) for pool in (pools.work, pools.upkeep)]
+
+    taken = await asyncio.gather(*(claim(claimers[n % 2], 7) for n in range(4)))
+    taken.append(await claim(claimers[0], 40))
+
+    lanes = [name for claimed in taken for name in lanes_of(claimed)]
+    assert sorted(lanes) == sorted(f"person:{number}" for number in range(40))
+
+
+async def test_a_lane_that_ingest_holds_is_left_out(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1", "2")
+
+    async with database.connection.transaction():
+        await database.rows("select from lane where lane = 'person:1' for update")
+        claimed = await claim(claims)
+
+    assert lanes_of(claimed) == ["person:2"]
+
+
+async def test_an_empty_lane_is_freed_at_once_and_hides_no_other(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1", "2")
+    await database.rows("update event set state = 'done' where lane = 'person:1'")
+
+    claimed = await claim(claims, 1)
+
+    assert lanes_of(claimed) == ["person:2"]
+    assert await database.rows(
+        "select pending, pending_since, lease_until from lane where lane = 'person:1'"
+    ) == [(0, None, None)]
+
+
+async def test_what_is_pending_for_a_disconnected_page_ends_declined(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1")
+    await database.disconnect_page()
+
+    assert await claim(claims) == []
+
+    assert await database.values("select state from event") == ["done"]
+    assert await database.rows("select outcome, reason from decision") == [
+        ("declined", "page_disconnected")
+    ]
+    assert await database.rows("select pending, lease_until from lane") == [(0, None)]
+
+
+async def test_a_claim_that_waits_is_woken_by_ingest(
+    pools: Pools, claims: Claims, waking: Waking, database: Database
+) -> None:
+    ingestor = make_ingestor(pools, wake=waking.wake)
+    seen = waking.count
+    waiting = asyncio.ensure_future(claim(claims, wait=Duration(seconds=1)))
+    await asyncio.sleep(0.05)
+    still_waiting = not waiting.done()
+
+    await send(ingestor, "1")
+
+    assert lanes_of(await waiting) == ["person:1"]
+    assert still_waiting
+    assert waking.count > seen
+
+
+async def test_a_claim_without_work_answers_empty_once_its_wait_is_over(
+    claims: Claims, database: Database
+) -> None:
+    assert await claim(claims, wait=Duration(nanos=20_000_000)) == []
+
+
+async def test_a_heartbeat_prolongs_the_lease_of_its_own_epoch_alone(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1", "2")
+    mine, other = await claim(claims)
+    await database.rows("update lane set lease_until = now()")
+    await database.rows("update lane set epoch = epoch + 1 where lane = %s", other.ref.lane)
+    gone = LaneRef(page_id=PAGE, lane="person:9", epoch=1)
+
+    response = await claims.extend(ExtendLeasesRequest(lanes=[mine.ref, other.ref, gone]))
+
+    assert list(response.lost) == [other.ref, gone]
+    extended = await database.values(
+        "select lane from lane where lease_until > now() + interval '5 s'"
+    )
+    assert extended == [mine.ref.lane]
+
+
+async def test_a_late_heartbeat_does_not_take_back_a_lane_that_was_given_free(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1")
+    (lane,) = await claim(claims)
+    await database.rows("update lane set lease_until = null, lease_owner = null")
+
+    response = await claims.extend(ExtendLeasesRequest(lanes=[lane.ref]))
+
+    assert list(response.lost) == []
+    assert await database.values("select lease_until from lane") == [None]
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (ClaimLanesRequest(max_lanes=1), "owner"),
+        (ClaimLanesRequest(owner="d", max_lanes=0), "max_lanes"),
+        (ClaimLanesRequest(owner="d", max_lanes=1, max_events=-1), "max_events"),
+    ],
+)
+async def test_a_malformed_claim_is_refused_and_names_the_field(
+    claims: Claims, database: Database, request_: ClaimLanesRequest, field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await claims.claim(request_)
+
+    assert refused.value.metadata == {"field": field}

@@ -1,0 +1,606 @@
+import asyncio
+import random
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from pagewire.store.v1.ingest_service_pb2 import (
+    DELIVERY_STATE_BUSY,
+    DELIVERY_STATE_REFUSED,
+    DELIVERY_STATE_STORED,
+    Delivery,
+    DeliveryResult,
+    Unreadable,
+)
+from pagewire.type.v1.event_pb2 import (
+    EVENT_KIND_APP_ROLES,
+    EVENT_KIND_COMMENT_HIDDEN,
+    SOURCE_RECOVERED,
+    SOURCE_STANDBY,
+    CommentDetail,
+    Event,
+)
+from pagewire_runtime.errors import InvalidArgument, Unavailable
+from pagewire_store.database import Pools, open_pools
+from pagewire_store.ingest import Ingestor
+from tests.support.deliveries import (
+    OTHER_PAGE,
+    PAGE,
+    PERSON,
+    Binder,
+    Database,
+    Nudges,
+    about,
+    at,
+    comment,
+    database,
+    delivery,
+    echo,
+    ingestor,
+    make_ingestor,
+    message,
+    pools,
+)
+from tests.support.servers import database_url, migrated_template, postgres_server
+
+__all__ = ["database", "database_url", "ingestor", "migrated_template", "pools", "postgres_server"]
+
+COUNTS = """
+    select (select count(*) from event), (select count(*) from message),
+        (select count(*) from conversation), (select coalesce(sum(pending), 0) from lane)
+"""
+
+
+async def counts(database: Database) -> tuple[int, ...]:
+    """Events, messages, conversations, pending."""
+    (row,) = await database.rows(COUNTS)
+    return tuple(row)
+
+
+async def store(ingestor: Ingestor, *deliveries: Delivery) -> list[DeliveryResult]:
+    results = await ingestor.ingest(deliveries)
+    assert [result.state for result in results] == [DELIVERY_STATE_STORED] * len(deliveries)
+    return results
+
+
+async def test_a_message_is_stored_whole(ingestor: Ingestor, database: Database) -> None:
+    (result,) = await store(ingestor, delivery(message(), body=b'{"as":"it came"}'))
+
+    assert (result.new_events, result.known_events) == (1, 0)
+    assert await database.rows("select body, events, outcome, signed_by from delivery") == [
+        (b'{"as":"it came"}', 1, "parsed", "app")
+    ]
+    ((state, lane, number, event_id, detail),) = await database.rows(
+        "select state, lane, number, event_id, detail from event"
+    )
+    assert (state, lane, number) == ("pending", f"person:{PERSON}", event_id)
+    assert Event.FromString(detail) == message()
+    ((lane, pending, since),) = await database.rows("select lane, pending, pending_since from lane")
+    assert (lane, pending) == (f"person:{PERSON}", 1)
+    assert since is not None
+    assert await database.rows("select mid, direction, kind, text from message") == [
+        ("m_1", "inbound", "message", "hello")
+    ]
+    assert await database.rows(
+        "select participant_id, snippet, unread_count from conversation"
+    ) == [(PERSON, "hello", 1)]
+
+
+async def test_an_event_is_stored_once_in_one_body(ingestor: Ingestor, database: Database) -> None:
+    (result,) = await store(ingestor, delivery(message(), message()))
+
+    assert result.new_events == 1
+    assert await counts(database) == (1, 1, 1, 1)
+
+
+async def test_an_event_is_stored_once_across_bodies_of_one_call(
+    ingestor: Ingestor, database: Database
+) -> None:
+    first, second = await store(ingestor, delivery(message()), delivery(message()))
+
+    assert (first.new_events, second.new_events, second.known_events) == (1, 0, 1)
+    assert await counts(database) == (1, 1, 1, 1)
+
+
+async def test_an_event_is_stored_once_in_parallel_by_two_stores(
+    pools: Pools, database: Database, database_url: str
+) -> None:
+    others = open_pools(database_url, 13)
+    stores = [make_ingestor(pools, patience=10), make_ingestor(others, patience=10)]
+    events = [message(f"m_{number}", person=f"{number % 3}") for number in range(10)]
+
+    async def send(number: int) -> list[DeliveryResult]:
+        mine = random.Random(number).sample(events, 4)
+        return await stores[number % 2].ingest([delivery(*mine)])
+
+    results = await asyncio.gather(*(send(number) for number in range(60)))
+    await others.dispose()
+
+    assert {result.state for (result,) in results} == {DELIVERY_STATE_STORED}
+    assert sum(result.new_events for (result,) in results) == 10
+    assert await counts(database) == (10, 10, 3, 10)
+
+
+async def test_an_event_that_comes_again_after_a_day_is_known(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message()))
+    await database.rows(
+        "update event set stored_at = stored_at - %s, received_at = received_at - %s",
+        timedelta(days=1),
+        timedelta(days=1),
+    )
+    await database.rows("delete from delivery")
+
+    (result,) = await store(ingestor, delivery(message()))
+
+    assert (result.new_events, result.known_events) == (0, 1)
+    assert await counts(database) == (1, 1, 1, 1)
+
+
+async def test_a_pure_repeat_stores_nothing_not_even_its_body(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message(), comment()))
+    before = await database.value("select pg_current_wal_insert_lsn()")
+
+    (result,) = await store(ingestor, delivery(comment(), message()))
+
+    assert result.known_events == 2
+    assert await database.value("select count(*) from delivery") == 1
+    assert await database.value("select pg_current_wal_insert_lsn()") == before
+
+
+async def test_a_pure_repeat_is_answered_though_its_lane_is_held(
+    ingestor: Ingestor, database: Database, database_url: str
+) -> None:
+    await store(ingestor, delivery(message()))
+
+    async with holding(database_url, PAGE, f"person:{PERSON}"):
+        (result,) = await ingestor.ingest([delivery(message())])
+
+    assert result.state == DELIVERY_STATE_STORED
+
+
+async def test_mids_that_differ_in_case_are_two_messages(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message("m_a"), message("m_A")))
+
+    assert await counts(database) == (2, 2, 1, 2)
+
+
+async def test_one_mid_on_two_pages_is_two_messages(ingestor: Ingestor, database: Database) -> None:
+    await database.connect_page(OTHER_PAGE)
+
+    await store(ingestor, delivery(message(), message(page_id=OTHER_PAGE)))
+
+    assert await counts(database) == (2, 2, 2, 2)
+
+
+async def test_a_delivery_of_a_thousand_events_is_stored_whole(
+    ingestor: Ingestor, database: Database
+) -> None:
+    events = [message(f"m_{number}", person=f"{number % 40}") for number in range(1000)]
+
+    (result,) = await store(ingestor, delivery(*events))
+
+    assert result.new_events == 1000
+    assert await counts(database) == (1000, 1000, 40, 1000)
+    keys = await database.values("select event_key from event order by number")
+    assert keys == [event.key for event in events]
+
+
+async def test_a_repeated_call_with_the_same_delivery_changes_nothing(
+    ingestor: Ingestor, database: Database
+) -> None:
+    same = delivery(message(), unreadable=[Unreadable(reason="id_malformed", path="entry[1]")])
+    await store(ingestor, same)
+
+    await store(ingestor, same)
+
+    assert await counts(database) == (1, 1, 1, 1)
+    assert await database.value("select count(*) from delivery") == 1
+    assert await database.value("select count(*) from quarantine") == 1
+
+
+async def test_numbers_are_in_the_order_in_which_events_become_visible(
+    pools: Pools, database: Database, database_url: str
+) -> None:
+    """Writers that dawdle before they commit never let a lower number appear after a higher one."""
+    others = open_pools(database_url, 13)
+    dawdler = random.Random(1)
+
+    async def dawdle(connection: psycopg.AsyncConnection[Any], events: Any) -> None:
+        await asyncio.sleep(dawdler.uniform(0, 0.01))
+
+    stores = [make_ingestor(some, patience=20, bind_echoes=dawdle) for some in (pools, others)]
+
+    async def write(writer: int) -> None:
+        for number in range(12):
+            await store(stores[writer % 2], delivery(echo(f"m_{writer}_{number}")))
+
+    seen: list[int] = []
+    writers = asyncio.gather(*(write(writer) for writer in range(6)))
+    while not writers.done():
+        seen += await database.values(
+            "select number from event where number <> all(%s) order by number", seen
+        )
+        await asyncio.sleep(0)
+    await writers
+    await others.dispose()
+
+    assert len(seen) >= 10
+    assert seen == sorted(seen)
+
+
+async def test_a_standby_event_is_done_at_once_and_says_why(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message(source=SOURCE_STANDBY)))
+
+    assert await database.values("select state from event") == ["done"]
+    assert await database.rows("select outcome, reason from decision") == [("declined", "standby")]
+    assert await counts(database) == (1, 1, 1, 0)
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+async def test_standby_then_live_becomes_pending_once_under_a_new_number(
+    pools: Pools, database: Database, one_batch: bool
+) -> None:
+    ingestor = make_ingestor(pools, wake=(nudges := Nudges()))
+    standby, live = delivery(message(source=SOURCE_STANDBY)), delivery(message())
+
+    if one_batch:
+        await store(ingestor, standby, live)
+    else:
+        await store(ingestor, standby)
+        await store(ingestor, delivery(echo("m_between")))
+        (result,) = await store(ingestor, live)
+        assert result.new_events == 1
+        numbers = await database.values("select number from event order by event_id")
+        assert numbers[0] > numbers[1]
+    await store(ingestor, delivery(message()))
+    await store(ingestor, delivery(message(source=SOURCE_RECOVERED)))
+
+    rows = await database.rows("select state, source from event where event_key = 'message:m_1'")
+    assert rows == [("pending", message().source)]
+    assert await database.value("select count(*) from decision") == 0
+    assert await database.values("select pending from lane") == [1]
+    assert nudges.count == 1
+
+
+async def test_live_then_standby_changes_nothing(ingestor: Ingestor, database: Database) -> None:
+    await store(ingestor, delivery(message()))
+    before = await database.rows("select * from event")
+
+    await store(ingestor, delivery(message(source=SOURCE_STANDBY)))
+
+    assert await database.rows("select * from event") == before
+    assert await database.value("select count(*) from decision") == 0
+
+
+async def test_standby_and_live_at_once_in_two_stores_is_pending_once(
+    pools: Pools, database: Database, database_url: str
+) -> None:
+    others = open_pools(database_url, 13)
+    one, two = make_ingestor(pools, patience=10), make_ingestor(others, patience=10)
+
+    for number in range(15):
+        mid = f"m_{number}"
+        await asyncio.gather(
+            one.ingest([delivery(message(mid, source=SOURCE_STANDBY))]),
+            two.ingest([delivery(message(mid))]),
+        )
+    await others.dispose()
+
+    assert await database.rows("select state, count(*) from event group by 1") == [("pending", 15)]
+    assert await database.value("select pending from lane") == 15
+    assert await database.value("select count(*) from decision") == 0
+
+
+async def test_the_pages_own_words_are_never_pending(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message(is_own=True), echo("m_2")))
+
+    assert await database.rows("select state, count(*) from event group by 1") == [("done", 2)]
+    assert await database.rows("select reason from decision") == [("own_account",)]
+
+
+async def test_an_unknown_page_keeps_the_event_and_nothing_else(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message(page_id=OTHER_PAGE), comment(page_id=OTHER_PAGE)))
+
+    assert await database.values("select state from event") == ["unknown_page"] * 2
+    assert await counts(database) == (2, 0, 0, 0)
+    assert await database.value("select count(*) from comment") == 0
+    assert await database.value("select count(*) from delivery") == 1
+
+
+async def test_a_disconnected_page_makes_no_rows(ingestor: Ingestor, database: Database) -> None:
+    await store(ingestor, delivery(message("m_1")))
+    await database.disconnect_page()
+
+    await store(ingestor, delivery(message("m_2")))
+
+    states = await database.values("select state from event order by number")
+    assert states == ["pending", "unknown_page"]
+    assert await database.values("select mid from message") == ["m_1"]
+
+
+class holding:  # reads as a verb
+    """Holds a lane's lock in another transaction within the block; makes the lane where missing."""
+
+    def __init__(self, url: str, page_id: str, lane: str, *, make: bool = False) -> None:
+        self._url, self._key, self._make = url, (page_id, lane), make
+
+    async def __aenter__(self) -> None:
+        self._connection = await psycopg.AsyncConnection.connect(self._url)
+        if self._make:
+            await self._connection.execute(
+                "insert into lane (page_id, lane) values (%s, %s)", self._key
+            )
+        await self._connection.execute(
+            "select from lane where page_id = %s and lane = %s for update", self._key
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connection.close()
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["known lane", "lane being made"])
+async def test_a_held_lane_delays_only_its_own_deliveries(
+    ingestor: Ingestor, database: Database, database_url: str, new: bool
+) -> None:
+    if not new:
+        await store(ingestor, delivery(echo("m_0")))
+    stuck, both = delivery(message("m_1")), delivery(message("m_2"), message("m_3", person="9"))
+    others = [delivery(message(f"n_{number}", person=f"{number}")) for number in range(20)]
+
+    async with holding(database_url, PAGE, f"person:{PERSON}", make=new):
+        results = await ingestor.ingest([stuck, *others, both])
+
+    states = [result.state for result in results]
+    assert states == [DELIVERY_STATE_BUSY, *[DELIVERY_STATE_STORED] * 20, DELIVERY_STATE_BUSY]
+    assert results[0].busy_lanes == [f"{PAGE}/person:{PERSON}"]
+    stored = await database.values("select event_key from event where kind = %s", message().kind)
+    assert set(stored) == {f"message:n_{number}" for number in range(20)}
+    assert await database.value("select count(*) from delivery") == 20 + (not new)
+    await store(ingestor, stuck, both)
+
+
+async def test_a_delivery_waits_for_a_lane_that_is_soon_free(
+    pools: Pools, database: Database, database_url: str
+) -> None:
+    patient = make_ingestor(pools, patience=20)
+    await store(patient, delivery(echo("m_0")))
+
+    async with holding(database_url, PAGE, f"person:{PERSON}"):
+        first = asyncio.ensure_future(patient.ingest([delivery(message("m_1"))]))
+        await until_tried_twice(database)
+        second = asyncio.ensure_future(patient.ingest([delivery(message("m_2"))]))
+        await until_tried_twice(database)
+    results = [*await first, *await second]
+
+    assert [result.state for result in results] == [DELIVERY_STATE_STORED] * 2
+    keys = await database.values("select event_key from event order by number")
+    assert keys == ["echo:m_0", "message:m_1", "message:m_2"]
+
+
+async def until_tried_twice(database: Database) -> None:
+    """Until two more transactions have ended: each try is one."""
+    query = "select xact_rollback + xact_commit from pg_stat_database where datname = current_database()"
+    await database.rows("select pg_stat_force_next_flush()")
+    before = await database.value(query)
+    while await database.value(query) < before + 2:
+        await asyncio.sleep(0.01)
+
+
+async def test_one_refused_delivery_does_not_sink_its_neighbours(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await database.rows("alter table message add constraint no_curses check (text <> 'curse')")
+    good = [delivery(message(f"m_{number}", person=f"{number}")) for number in range(5)]
+    bad = delivery(message("m_bad", text="curse"))
+
+    results = await ingestor.ingest([*good[:2], bad, *good[2:]])
+
+    assert [result.state for result in results] == [
+        DELIVERY_STATE_STORED,
+        DELIVERY_STATE_STORED,
+        DELIVERY_STATE_REFUSED,
+        *[DELIVERY_STATE_STORED] * 3,
+    ]
+    assert results[2].reason == "integrity_violation"
+    assert await counts(database) == (5, 5, 5, 5)
+    assert await database.value("select count(*) from delivery") == 5
+
+
+async def test_a_refused_body_is_kept_when_it_comes_as_unreadable(
+    ingestor: Ingestor, database: Database
+) -> None:
+    body = delivery(
+        body=b"\xff\x00", unreadable=[Unreadable(reason="integrity_violation", page_id=PAGE)]
+    )
+
+    await store(ingestor, body)
+
+    assert await database.rows("select body, outcome, events from delivery") == [
+        (b"\xff\x00", "quarantined", 0)
+    ]
+    assert await database.rows("select reason, page_id, path from quarantine") == [
+        ("integrity_violation", PAGE, "")
+    ]
+
+
+async def test_a_body_of_which_some_could_not_be_read_is_partial(
+    ingestor: Ingestor, database: Database
+) -> None:
+    items = [Unreadable(reason="id_malformed", path=f"entry[{number}]") for number in (1, 2)]
+
+    await store(ingestor, delivery(message(), unreadable=items))
+
+    assert await database.values("select outcome from delivery") == ["partial"]
+    assert await database.rows("select path, page_id from quarantine order by 1") == [
+        ("entry[1]", None),
+        ("entry[2]", None),
+    ]
+
+
+async def test_a_body_that_came_out_of_quarantine_marks_its_row_as_replayed(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message()))
+    await store(ingestor, delivery(unreadable=[Unreadable(reason="json_invalid")]))
+    row = await database.value("select quarantine_id::text from quarantine")
+
+    await store(ingestor, delivery(message(), replay_of=row))
+
+    assert await database.value("select replayed_at is not null from quarantine")
+
+
+async def test_a_body_without_events_is_kept(ingestor: Ingestor, database: Database) -> None:
+    await store(ingestor, delivery(body=b'{"object":"page","entry":[]}'))
+
+    assert await database.values("select outcome from delivery") == ["parsed"]
+
+
+async def test_hiding_has_the_key_of_its_state(ingestor: Ingestor, database: Database) -> None:
+    def hidden(value: bool, sent: float) -> Event:
+        detail = CommentDetail(comment_id="c_1", post_id="p_1", hidden=value)
+        return about(
+            EVENT_KIND_COMMENT_HIDDEN, "", 0, lane="comment:c_1", comment=detail, sent_time=at(sent)
+        )
+
+    await store(ingestor, delivery(hidden(True, 1)))
+    await store(ingestor, delivery(hidden(True, 1)), delivery(hidden(False, 2)))
+    await store(ingestor, delivery(hidden(True, 3)))
+
+    assert await database.value("select count(*) from event") == 3
+    assert await database.values("select is_hidden from comment") == [True]
+
+
+async def test_what_names_nobody_is_stored_in_the_pages_lane(
+    ingestor: Ingestor, database: Database
+) -> None:
+    roles = about(EVENT_KIND_APP_ROLES, "app_roles:none:1:ab", lane="page", person_id="")
+
+    await store(ingestor, delivery(roles))
+
+    assert await database.values("select lane from event") == ["page"]
+    assert await counts(database) == (1, 0, 0, 0)
+
+
+async def test_only_what_is_pending_wakes_the_dispatchers(pools: Pools, database: Database) -> None:
+    ingestor = make_ingestor(pools, wake=(nudges := Nudges()))
+
+    await store(ingestor, delivery(echo("m_1")))
+    before = nudges.count
+    await store(ingestor, delivery(message("m_2")))
+    await store(ingestor, delivery(message("m_2")))
+
+    assert (before, nudges.count) == (0, 1)
+
+
+async def test_new_echoes_and_own_comments_are_handed_on_to_be_bound(
+    pools: Pools, database: Database
+) -> None:
+    echoes, comments = Binder(), Binder()
+    ingestor = make_ingestor(pools, bind_echoes=echoes, bind_comments=comments)
+    own = comment("c_2", is_own=True, trigger=0, person_id="")
+
+    await store(ingestor, delivery(echo("m_1"), own, comment("c_1")))
+    await store(ingestor, delivery(echo("m_1"), own))
+
+    assert [event.key for event in echoes.events] == ["echo:m_1"]
+    assert [event.key for event in comments.events] == ["comment:c_2:add"]
+
+
+async def test_nul_in_a_text_is_stored_as_the_replacement_character(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message(text="a\0b")))
+
+    assert await database.values("select text from message") == ["a\ufffdb"]
+
+
+async def test_a_database_that_is_gone_is_unavailable_and_afterwards_is_used_again(
+    ingestor: Ingestor, database: Database, database_url: str
+) -> None:
+    await store(ingestor, delivery(message("m_1")))
+    name = await database.value("select current_database()")
+    await database.rows(f"alter database {name} connection limit 0")
+    await database.rows(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
+
+    results: list[DeliveryResult] = []
+    try:
+        results = await ingestor.ingest([delivery(message("m_2"))])
+    except Unavailable:
+        pass
+    await database.rows(f"alter database {name} connection limit -1")
+    results = await store(ingestor, delivery(message("m_3")), delivery(message("m_2")))
+
+    assert [result.new_events + result.known_events for result in results] == [1, 1]
+    assert await counts(database) == (3, 3, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("broken", "field"),
+    [
+        (delivery(message(), delivery_id="7"), "deliveries[0].delivery_id"),
+        (delivery(message(), replay_of="x"), "deliveries[0].replay_of"),
+        (delivery(message(), message(page_id="")), "deliveries[0].events[1].page_id"),
+        (delivery(message(page_id="a b")), "deliveries[0].events[0].page_id"),
+        (delivery(message(lane="person:")), "deliveries[0].events[0].lane"),
+        (delivery(message(lane="thread:1")), "deliveries[0].events[0].lane"),
+        (delivery(message(key="")), "deliveries[0].events[0].key"),
+        (delivery(message(key="k" * 701)), "deliveries[0].events[0].key"),
+        (delivery(message(key="a\0b")), "deliveries[0].events[0].key"),
+        (delivery(message(kind=0)), "deliveries[0].events[0].kind"),
+        (delivery(message(source=0)), "deliveries[0].events[0].source"),
+        (delivery(message(event_time=None)), "deliveries[0].events[0].event_time"),
+        (delivery(message(person_id="\0")), "deliveries[0].events[0].person_id"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_malformed_request_is_refused_and_names_the_field(
+    ingestor: Ingestor, database: Database, broken: Delivery, field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await ingestor.ingest([broken])
+
+    assert refused.value.metadata == {"field": field}
+    assert await database.value("select count(*) from delivery") == 0
+
+
+async def test_a_key_as_long_as_one_may_be_is_stored(
+    ingestor: Ingestor, database: Database
+) -> None:
+    random_key = "".join(random.Random(5).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=700))
+    page_id, person = random_key[:512], random_key[100:612]
+    await database.connect_page(page_id)
+    event = message("m_1", key=random_key, page_id=page_id, person=person)
+
+    await store(ingestor, delivery(event))
+
+    assert await database.values("select event_key from event") == [random_key]
+
+
+async def test_a_delivery_id_may_be_spelt_in_capitals(
+    ingestor: Ingestor, database: Database
+) -> None:
+    shouted = str(uuid.uuid4()).upper()
+
+    await store(
+        ingestor, delivery(delivery_id=shouted, unreadable=[Unreadable(reason="json_invalid")])
+    )
+
+    assert await database.value("select count(*) from quarantine") == 1

@@ -1,0 +1,101 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagewire.store.v1.conversation_service_pb2 import (
+    ListCommentsRequest,
+    ListConversationsRequest,
+)
+from pagewire_runtime.errors import InvalidArgument
+from pagewire_store.page_tokens import PageTokens, page_size
+
+OURS = PageTokens([b"k" * 32])
+
+
+def asked(token: str, **fields: object) -> ListConversationsRequest:
+    return ListConversationsRequest(page_id="1", page_token=token, **fields)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.text() | st.integers(-(2**63), 2**63)))
+def test_a_token_leads_back_to_its_position(position: list[str | int]) -> None:
+    token = OURS.write(asked(""), position)
+
+    assert OURS.read(asked(token)) == position
+
+
+def test_a_list_begins_without_a_token() -> None:
+    assert OURS.read(asked("")) is None
+
+
+def test_a_token_outlives_another_page_size() -> None:
+    token = OURS.write(asked("", page_size=10), ["here"])
+
+    assert OURS.read(asked(token, page_size=700)) == ["here"]
+
+
+def test_a_token_is_refused_with_another_filter() -> None:
+    token = OURS.write(asked(""), ["here"])
+
+    with pytest.raises(InvalidArgument, match="page_token"):
+        OURS.read(asked(token, include_archived=True))
+    with pytest.raises(InvalidArgument, match="page_token"):
+        OURS.read(ListConversationsRequest(page_id="2", page_token=token))
+
+
+def test_a_token_of_another_method_is_refused() -> None:
+    token = OURS.write(asked(""), ["here"])
+
+    with pytest.raises(InvalidArgument, match="page_token"):
+        OURS.read(ListCommentsRequest(page_id="1", page_token=token))
+
+
+def test_a_token_of_another_key_is_refused() -> None:
+    token = PageTokens([b"o" * 32]).write(asked(""), ["here"])
+
+    with pytest.raises(InvalidArgument, match="page_token"):
+        OURS.read(asked(token))
+
+
+def test_a_token_of_the_key_before_is_taken() -> None:
+    token = OURS.write(asked(""), ["here"])
+
+    assert PageTokens([b"n" * 32, b"k" * 32]).read(asked(token)) == ["here"]
+
+
+@given(st.data())
+def test_a_token_with_any_character_changed_is_refused(data: st.DataObject) -> None:
+    token = OURS.write(asked(""), ["2026-01-01T00:00:00Z", "person"])
+    at = data.draw(st.integers(0, len(token) - 1))
+    other = data.draw(st.sampled_from("AZaz09-_=+/ .é").filter(lambda new: new != token[at]))
+
+    with pytest.raises(InvalidArgument, match="page_token"):
+        OURS.read(asked(token[:at] + other + token[at + 1 :]))
+
+
+@given(st.text(min_size=1))
+def test_text_that_is_no_token_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="page_token"):
+        OURS.read(asked(text))
+
+
+@pytest.mark.parametrize(("wanted", "given"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000)])
+def test_the_size_of_a_page_is_50_unless_said_and_at_most_1000(wanted: int, given: int) -> None:
+    assert page_size(asked("", page_size=wanted)) == given
+
+
+def test_a_negative_page_size_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="page_size"):
+        page_size(asked("", page_size=-1))
+
+
+def test_the_last_part_of_a_list_has_no_token() -> None:
+    part, more = OURS.part(asked(""), [1, 2], 2, lambda last: (last,))
+
+    assert (part, more) == ([1, 2], "")
+
+
+def test_a_part_goes_on_behind_its_last_row() -> None:
+    part, more = OURS.part(asked(""), [1, 2, 3], 2, lambda last: (last,))
+
+    assert part == [1, 2]
+    assert OURS.read(asked(more)) == [2]

@@ -1,0 +1,114 @@
+import asyncio
+
+import psycopg
+
+from pagewire.type.v1.event_pb2 import SOURCE_STANDBY
+from pagewire_store.database import Pools
+from pagewire_store.ingest import Ingestor
+from pagewire_store.unknown_pages import CHUNK, UnknownPages
+from tests.support.deliveries import (
+    OTHER_PAGE,
+    Binder,
+    Database,
+    comment,
+    database,
+    delivery,
+    echo,
+    ingestor,
+    message,
+    pools,
+)
+from tests.support.servers import database_url, migrated_template, postgres_server
+
+__all__ = ["database", "database_url", "ingestor", "migrated_template", "pools", "postgres_server"]
+
+
+def sweep(pools: Pools, echoes: Binder | None = None) -> UnknownPages:
+    return UnknownPages(pools.upkeep, bind_echoes=echoes or Binder(), bind_comments=Binder())
+
+
+async def test_what_came_before_the_page_was_connected_is_read_in_without_rules(
+    ingestor: Ingestor, pools: Pools, database: Database
+) -> None:
+    await ingestor.ingest([delivery(message(page_id=OTHER_PAGE, text="early"))])
+    await ingestor.ingest(
+        [delivery(comment(page_id=OTHER_PAGE), echo("m_2", 5, page_id=OTHER_PAGE))]
+    )
+    early = await sweep(pools).read_in()
+    await database.connect_page(OTHER_PAGE)
+
+    read = await sweep(pools, echoes := Binder()).read_in()
+
+    assert (early, read) == (0, 3)
+    assert await database.rows("select state, count(*) from event group by 1") == [("done", 3)]
+    assert await database.values("select mid from message order by mid") == ["m_1", "m_2"]
+    assert await database.values("select comment_id from comment") == ["c_1"]
+    assert await database.values("select snippet from conversation") == ["we answer"]
+    assert await database.values("select sum(pending) from lane") == [0]
+    assert [event.key for event in echoes.events] == ["echo:m_2"]
+    assert (
+        await database.rows("select outcome, reason from decision")
+        == [("declined", "page_unknown")] * 2
+    )
+
+
+async def test_an_event_that_was_read_in_is_known_when_it_comes_again(
+    ingestor: Ingestor, pools: Pools, database: Database
+) -> None:
+    await ingestor.ingest([delivery(message(page_id=OTHER_PAGE))])
+    await database.connect_page(OTHER_PAGE)
+    await sweep(pools).read_in()
+
+    (result,) = await ingestor.ingest([delivery(message(page_id=OTHER_PAGE))])
+
+    assert (result.new_events, result.known_events) == (0, 1)
+    assert await database.values("select state from event") == ["done"]
+
+
+async def test_an_overheard_event_that_was_read_in_still_becomes_pending_when_it_comes_live(
+    ingestor: Ingestor, pools: Pools, database: Database
+) -> None:
+    await ingestor.ingest([delivery(message(page_id=OTHER_PAGE, source=SOURCE_STANDBY))])
+    await database.connect_page(OTHER_PAGE)
+    await sweep(pools).read_in()
+
+    await ingestor.ingest([delivery(message(page_id=OTHER_PAGE))])
+
+    assert await database.values("select state from event") == ["pending"]
+    assert await database.value("select count(*) from decision") == 0
+
+
+async def test_two_sweeps_at_once_read_each_event_in_once(
+    ingestor: Ingestor, pools: Pools, database: Database
+) -> None:
+    many = CHUNK + 50
+    await ingestor.ingest(
+        [delivery(*(message(f"m_{n}", page_id=OTHER_PAGE, person=f"{n}") for n in range(many)))]
+    )
+    await database.connect_page(OTHER_PAGE)
+
+    first, second = (
+        sweep(pools),
+        UnknownPages(pools.work, bind_echoes=Binder(), bind_comments=Binder()),
+    )
+    read = 0
+    while await database.value("select count(*) from event where state = 'unknown_page'"):
+        read += sum(await asyncio.gather(first.read_in(), second.read_in()))
+
+    assert read == many
+    assert await database.value("select sum(unread_count) from conversation") == many
+
+
+async def test_a_held_lane_is_left_for_the_next_sweep(
+    ingestor: Ingestor, pools: Pools, database: Database, database_url: str
+) -> None:
+    await ingestor.ingest([delivery(message("m_1", page_id=OTHER_PAGE, person="1"))])
+    await ingestor.ingest([delivery(message("m_2", page_id=OTHER_PAGE, person="2"))])
+    await database.connect_page(OTHER_PAGE)
+
+    async with await psycopg.AsyncConnection.connect(database_url) as other:
+        await other.execute("select from lane where lane = 'person:1' for update")
+        while_held = await sweep(pools).read_in()
+    afterwards = await sweep(pools).read_in()
+
+    assert (while_held, afterwards) == (1, 1)
