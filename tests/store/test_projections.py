@@ -1,4 +1,5 @@
 import itertools
+import random
 from typing import Any
 
 import pytest
@@ -136,11 +137,8 @@ async def test_the_edit_of_the_highest_number_wins_in_any_order(
     assert await database.values("select snippet from conversation") == ["third"]
 
 
-UNSENDING = [
-    message("m_1", 1, message=MessageDetail(mid="m_1", text="oh", attachments=[Attachment(type="image")])),
-    edit("m_1", 1, "ah"),
-    unsend("m_1"),
-]  # fmt: skip
+PICTURE = MessageDetail(mid="m_1", text="oh", attachments=[Attachment(type="image")])
+UNSENDING = [message("m_1", 1, message=PICTURE), edit("m_1", 1, "ah"), unsend("m_1")]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -178,9 +176,11 @@ async def test_what_history_brought_is_filled_in_and_keeps_its_text(
 
     await store(ingestor, [message("m_1", 1, text="old"), message("m_2", 2, text="new")])
 
-    assert await database.rows("select text, state from message join event on event_key = 'message:' || mid order by mid") == [
-        ("as edited since", "pending"), ("new", "pending")
-    ]  # fmt: skip
+    assert await database.values("select text from message order by mid") == [
+        "as edited since",
+        "new",
+    ]
+    assert await database.values("select state from event") == ["pending"] * 2
 
 
 async def test_a_conversation_never_moves_backwards(
@@ -343,9 +343,9 @@ COMMENTING = [
 async def test_a_comment_is_as_its_newest_edit_and_its_newest_hiding_say(
     ingestor: Ingestor, database: Database, way: bool, seed: int
 ) -> None:
-    events = list(itertools.islice(itertools.permutations(COMMENTING), seed * 89, None))[0]
+    order = random.Random(seed).sample(COMMENTING, len(COMMENTING))
 
-    await store(ingestor, list(events), at_once=way)
+    await store(ingestor, order, at_once=way)
 
     assert await database.rows(COMMENT) == [("third", True, False, False, "c_1", "Someone")]
 
@@ -433,4 +433,5 @@ def _keys(rows: Projections) -> list[list[tuple[str, ...]]]:
         rows.conversations, rows.touches, rows.messages, rows.message_changes, rows.comments,
         rows.comment_changes,
     )  # fmt: skip
-    return [[row[:2] for row in table] for table in pairs] + [[row[:3] for row in rows.reactions]]
+    keys: list[list[tuple[str, ...]]] = [[row[:2] for row in table] for table in pairs]
+    return [*keys, [row[:3] for row in rows.reactions]]

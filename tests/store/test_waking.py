@@ -1,7 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import psycopg
 
@@ -86,20 +85,17 @@ async def test_work_of_one_sort_wakes_nobody_who_waits_for_another(database_url:
 
 
 async def test_many_wakes_are_few_hints_and_the_last_is_never_lost(database_url: str) -> None:
-    hints: list[Any] = []
     waking = Waking(database_url)
     async with (
         await psycopg.AsyncConnection.connect(database_url, autocommit=True) as listener,
         running(waking),
     ):
         await listener.execute("listen pagewire_lanes")
-        listener.add_notify_handler(hints.append)
         for _ in range(200):
             waking.wake()
             await asyncio.sleep(0)
         count = waking.count
-        async for hint in listener.notifies(timeout=0.2):
-            hints.append(hint)
+        hints = [hint async for hint in listener.notifies(timeout=0.2)]
 
     assert 1 <= len(hints) <= 10
     assert waking.count == count, "its own hints wake nobody a second time"

@@ -177,7 +177,12 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 def make_ingestor(pools: Pools, **others: Any) -> Ingestor:
     """One that binds and wakes nothing unless told to."""
-    values = {"wake": Nudges(), "bind_echoes": Binder(), "bind_comments": Binder()} | others
+    values: dict[str, Any] = {
+        "wake": Nudges(),
+        "bind_echoes": Binder(),
+        "bind_comments": Binder(),
+    }
+    values |= others
     return Ingestor(pools.ingest, **values)
 
 

@@ -1,4 +1,4 @@
-"""The store's live path by hand: events in, decisions, replies out, endings and echoes; real SQL."""
+"""The store's live path by hand: events in, decisions, replies out, endings and echoes."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -21,6 +21,7 @@ from pagewire.store.v1.lane_service_pb2 import (
 from pagewire.store.v1.outbox_service_pb2 import (
     AttemptOutcome,
     ClaimedReply,
+    EnqueueReplyRequest,
     ReadBack,
     ReadBackResult,
     Verdict,
@@ -39,9 +40,9 @@ from pagewire.type.v1.event_pb2 import (
     Event,
     MessageDetail,
 )
-from pagewire.type.v1.reply_pb2 import ReplyContent, ReplyState
+from pagewire.type.v1.reply_pb2 import Reply, ReplyContent, ReplyState
 from pagewire.type.v1.rule_pb2 import Action, Candidate, Evaluation, Limits
-from pagewire_store import committing, echoes, ids, outbox, sweeps
+from pagewire_store import committing, echoes, enqueuing, ids, outbox, sweeps
 from pagewire_store.claiming import Claims
 from pagewire_store.database import Pools, driver, in_transaction
 from pagewire_store.ingest import Ingestor
@@ -218,6 +219,12 @@ class Desk:
 
         states, _ = await in_transaction(self.pools.work, work)
         return _word(states[0])
+
+    async def enqueue(self, request: EnqueueReplyRequest) -> Reply:
+        async def work(connection: Any) -> Reply:
+            return await enqueuing.enqueue(await driver(connection), request, person_pause=PAUSE)
+
+        return await in_transaction(self.pools.work, work)
 
     async def look(self, at_most: int = 10) -> list[ReadBack]:
         async def work(connection: Any) -> list[ReadBack]:

@@ -1,7 +1,7 @@
 """The services behind the operator's API, as a test wants them: real gRPC, made-up answers."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +11,14 @@ import httpx
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from jsonschema import Draft202012Validator
 
 from pagewire.rules.v1 import rule_service_pb2
 from pagewire.store.v1 import conversation_service_pb2, operation_service_pb2, page_service_pb2
 from pagewire.sync.v1 import delivery_service_pb2
+from pagewire.type.v1.reply_pb2 import Reply, ReplyState
+from pagewire.type.v1.rule_pb2 import Rule
 from pagewire_runtime.auth import Caller, caller, parse_service_tokens
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Refusal
@@ -38,14 +41,43 @@ SERVICES: list[ServiceDescriptor] = [
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 
-Answer = Message | Refusal
+Answer = Message | Refusal | Callable[[Any], Message]
+
+
+def _with_given_fields(rule: Rule) -> Rule:
+    stored = Rule(rule_id="rule-1", version=1, create_time=NOW, update_time=NOW)
+    stored.MergeFrom(rule)
+    return stored
+
+
+def _reply(_: Any) -> Reply:
+    return Reply(reply_id="r-1-1", page_id="1", state=ReplyState.REPLY_STATE_READY)
+
+
+NOW = Timestamp(seconds=1_700_000_000)
+USUAL: dict[str, Answer] = {
+    "ConnectPage": lambda asked: page_service_pb2.ConnectPageResponse(page=asked.page),
+    "CreateRule": lambda asked: rule_service_pb2.CreateRuleResponse(
+        rule=_with_given_fields(asked.rule)
+    ),
+    "UpdateRule": lambda asked: rule_service_pb2.UpdateRuleResponse(
+        rule=_with_given_fields(asked.rule)
+    ),
+    "SendMessage": lambda asked: delivery_service_pb2.SendMessageResponse(reply=_reply(asked)),
+    "ReplyToComment": lambda asked: delivery_service_pb2.ReplyToCommentResponse(
+        reply=_reply(asked)
+    ),
+    "HideComment": lambda asked: delivery_service_pb2.HideCommentResponse(reply=_reply(asked)),
+    "GetStatus": operation_service_pb2.GetStatusResponse(database="ok", cache="off"),
+}
+"""What a service that works would say to a request that is right."""
 
 
 @dataclass
 class Upstream:
     """Answers each method as `answers` says, by the method's name; an empty message else."""
 
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=lambda: dict(USUAL))
     requests: list[Any] = field(default_factory=list)
     callers: list[Caller] = field(default_factory=list)
     server: Server | None = None
@@ -71,8 +103,9 @@ class Upstream:
             answer = self.answers.get(method.name, output())
             if isinstance(answer, Refusal):
                 raise answer
-            assert isinstance(answer, output)
-            return answer
+            found = answer if isinstance(answer, Message) else answer(request)
+            assert isinstance(found, output)
+            return found
 
         return grpc.unary_unary_rpc_method_handler(
             handle,

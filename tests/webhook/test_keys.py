@@ -63,3 +63,12 @@ def test_any_other_stands_in_a_key_as_its_hash(value: Any) -> None:
 def test_a_missing_time_is_none_and_never_the_time_of_receipt() -> None:
     assert keys.key("referral", "7", keys.time_part(None)) == "referral:7:none"
     assert keys.key("referral", "7", keys.time_part(1767312000000)) == "referral:7:1767312000000"
+
+
+def test_a_key_of_the_longest_ids_is_hashed_to_fit_the_stores_index() -> None:
+    fits = keys.key("read", "9" * 512, "m" * 182)
+    over = [keys.key("reaction", "m" * 512, "9" * 512, action) for action in ("react", "unreact")]
+
+    assert len(fits) == keys.MAX_BYTES
+    assert all(re.fullmatch("reaction:[0-9a-f]{32}", key) for key in over)
+    assert len(set(over)) == 2

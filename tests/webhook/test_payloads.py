@@ -280,14 +280,9 @@ def described(delivery: Delivery) -> list[Expected]:
             Kind(event.kind).word,
             re.sub(r"\b[0-9a-f]{32}\b", HASH, event.key),
             event.lane,
-            type(event)
-            .DESCRIPTOR.fields_by_name["trigger"]
-            .enum_type.values_by_number[event.trigger]
-            .name.removeprefix("TRIGGER_")
-            .lower()
-            .replace("unspecified", "none"),
+            Trigger(event.trigger).name.lower(),
             event.page_id,
-            {1: "live", 2: "standby"}[event.source],
+            Source(event.source).name.lower(),
             event.is_own,
         )
         for event in delivery.events

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -152,17 +153,11 @@ def floats_of(value: Any) -> list[float]:
 
 @given(st.binary(max_size=400))
 def test_no_bytes_make_it_raise_anything_but_unread(raw: bytes) -> None:
-    try:
+    with suppress(Unread):
         read(raw)
-    except Unread as unread:
-        assert unread.reason.islower()
 
 
 @given(st.text(alphabet='{}[]",:\\ud8009eE.+-NaInfity \n\x00\xef', max_size=200))
 def test_no_text_of_json_like_pieces_makes_it_raise_anything_but_unread(text: str) -> None:
-    try:
-        value = read(text.encode())
-    except Unread as unread:
-        assert unread.reason.islower()
-    else:
-        repr(value).encode("utf-8")
+    with suppress(Unread):
+        json.dumps(read(text.encode()), ensure_ascii=False).encode("utf-8")

@@ -18,7 +18,7 @@ BODY_B = (
     b'"recipient":{"id":"1"},"timestamp":1,"message":{"mid":"m_1",'
     b'"text":"\\u00e4 \\ud83d\\ude00 a\\/b"}}]}]}'
 )
-BODY_C = BODY_B.decode().encode().replace(b"\\u00e4", "ä".encode())
+BODY_C = BODY_B.replace(b"\\u00e4", "ä".encode())
 BODY_C = BODY_C.replace(b"\\ud83d\\ude00", "😀".encode()).replace(b"\\/", b"/")
 
 # The published examples of this key; B and C are one document in two spellings.
@@ -110,7 +110,8 @@ def test_any_changed_byte_of_the_header_fails(data: st.DataObject) -> None:
 
     verdict = signer(BODY_A, [bytes(changed)], ONE)
 
-    assert verdict is None or bytes(changed).lower() == RIGHT and changed.startswith(b"sha256=")
+    is_another_case = changed.startswith(b"sha256=") and bytes(changed).lower() == RIGHT
+    assert verdict == ("app" if is_another_case else None)
 
 
 @given(st.lists(st.binary(max_size=100), max_size=3))

@@ -1,0 +1,580 @@
+"""The public part, as the internet meets it."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.types import Message
+
+from pagewire.store.v1.ingest_service_pb2 import (
+    Delivery,
+    DeliveryResult,
+    DeliveryState,
+    IngestRequest,
+    IngestResponse,
+)
+from pagewire_runtime import metrics
+from pagewire_runtime.errors import Unavailable
+from pagewire_webhook import receiving
+from pagewire_webhook.ingesting import Ingesting
+from pagewire_webhook.public import PublicConfig, public_app
+from pagewire_webhook.receiving import BODY_MAX_BYTES
+from pagewire_webhook.signature import secrets_of
+
+SECRET, PREVIOUS, INSTAGRAM = "example-app-secret", "previous-app-secret", "instagram-app-secret"
+TOKEN = "example-verify-token"
+NOW = 1_767_312_010.5
+
+TEXT = {
+    "object": "page",
+    "entry": [
+        {
+            "id": "1001",
+            "time": 1767312000412,
+            "messaging": [
+                {
+                    "sender": {"id": "2001"},
+                    "recipient": {"id": "1001"},
+                    "timestamp": 1767312000000,
+                    "message": {"mid": "m_1", "text": "hello"},
+                }
+            ],
+        }
+    ],
+}
+BODY = json.dumps(TEXT).encode()
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class FakeStore:
+    """Stores everything, unless it fails or is asked to wait."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.fails: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self, request: IngestRequest, /, *, timeout: float) -> IngestResponse:
+        try:
+            await asyncio.wait_for(self.gate.wait(), timeout)
+        except TimeoutError:
+            raise Unavailable("the store") from None
+        if self.fails is not None:
+            raise self.fails
+        self.deliveries += request.deliveries
+        stored = DeliveryResult(state=DeliveryState.DELIVERY_STATE_STORED)
+        return IngestResponse(results=[stored for _ in request.deliveries])
+
+
+@dataclass
+class Answer:
+    """What came back, and whether the body was asked for."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    received: int = 0
+
+
+async def ask(
+    app: Starlette,
+    method: str,
+    path: str,
+    *,
+    query: bytes = b"",
+    headers: Headers = (),
+    parts: Iterable[bytes] = (b"",),
+    then: Callable[[], Awaitable[Message]] | None = None,
+) -> Answer:
+    """One request, its body in these parts; `then` is what comes after them."""
+    answer = Answer()
+    waiting = list(parts)
+
+    async def receive() -> Message:
+        answer.received += 1
+        if waiting:
+            part = waiting.pop(0)
+            more = bool(waiting) or then is not None
+            return {"type": "http.request", "body": part, "more_body": more}
+        return await then() if then else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            answer.status = message["status"]
+            answer.headers = {
+                name.decode().lower(): value.decode() for name, value in message["headers"]
+            }
+        else:
+            answer.body += message.get("body", b"")
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": method,
+        "path": path,
+        "root_path": "",
+        "query_string": query,
+        "headers": [(name.encode(), value) for name, value in headers],
+    }
+    await app(scope, receive, send)
+    return answer
+
+
+def sign(raw: bytes, secret: str = SECRET) -> bytes:
+    return b"sha256=" + hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest().encode()
+
+
+def signed(raw: bytes, secret: str = SECRET) -> list[tuple[str, bytes]]:
+    length = ("content-length", str(len(raw)).encode())
+    return [length, ("x-hub-signature-256", sign(raw, secret))]
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+async def ingesting(store: FakeStore) -> AsyncIterator[Ingesting]:
+    ingesting = Ingesting(store)
+    yield ingesting
+    store.gate.set()
+    await ingesting.close()
+
+
+def app_with(ingesting: Ingesting, **config: Any) -> Starlette:
+    secrets = secrets_of([SECRET, PREVIOUS], [INSTAGRAM])
+    return public_app(PublicConfig(secrets, TOKEN.encode(), **config), ingesting, now=lambda: NOW)
+
+
+@pytest.fixture
+def app(ingesting: Ingesting) -> Starlette:
+    return app_with(ingesting)
+
+
+async def post(app: Starlette, raw: bytes, headers: Headers | None = None, **more: Any) -> Answer:
+    given = signed(raw) if headers is None else headers
+    return await ask(app, "POST", "/api/webhook", headers=given, parts=[raw], **more)
+
+
+class TestHandshakes:
+    def query(self, challenge: bytes = b"1158201444", token: bytes = TOKEN.encode()) -> bytes:
+        return b"hub.mode=subscribe&hub.verify_token=" + token + b"&hub.challenge=" + challenge
+
+    @pytest.mark.parametrize("path", ["/api/webhook", "/api/webhooks/instagram"])
+    async def test_the_challenge_comes_back_byte_for_byte(self, app: Starlette, path: str) -> None:
+        answer = await ask(app, "GET", path, query=self.query())
+
+        assert (answer.status, answer.body) == (200, b"1158201444")
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+    @pytest.mark.parametrize(
+        ("sent", "challenge"),
+        [
+            (b"CHALLENGE_ACCEPTED", b"CHALLENGE_ACCEPTED"),
+            (b"%3Cscript%3Ealert(1)%3C/script%3E", b"<script>alert(1)</script>"),
+            (b"%FF%00%C3%A9+x", b"\xff\x00\xc3\xa9 x"),
+            (b"a=b", b"a=b"),
+            (b"7" * 1_024, b"7" * 1_024),
+        ],
+    )
+    async def test_the_challenge_is_opaque(
+        self, app: Starlette, sent: bytes, challenge: bytes
+    ) -> None:
+        answer = await ask(app, "GET", "/api/webhook", query=self.query(sent))
+
+        assert (answer.status, answer.body) == (200, challenge)
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            pytest.param(b"", id="nothing"),
+            pytest.param(b"hub.mode=subscribe&hub.challenge=1", id="no token"),
+            pytest.param(b"hub.mode=subscribe&hub.verify_token=&hub.challenge=1", id="empty token"),
+            pytest.param(
+                b"hub.mode=subscribe&hub.verify_token=example-verify-tokem&hub.challenge=1",
+                id="wrong token",
+            ),
+            pytest.param(
+                b"hub.mode=subscribe&hub.verify_token=%C3%A9%C3%A9&hub.challenge=1",
+                id="a token beyond ASCII",
+            ),
+            pytest.param(
+                b"hub.mode=unsubscribe&hub.verify_token=example-verify-token&hub.challenge=1",
+                id="another mode",
+            ),
+            pytest.param(b"hub.verify_token=example-verify-token&hub.challenge=1", id="no mode"),
+            pytest.param(
+                b"hub.mode=subscribe&hub.verify_token=example-verify-token", id="no challenge"
+            ),
+            pytest.param(
+                b"hub.mode=subscribe&hub.verify_token=example-verify-token&hub.challenge=",
+                id="empty challenge",
+            ),
+            pytest.param(
+                b"hub.mode=subscribe&hub.verify_token=example-verify-token&hub.challenge="
+                + b"7" * 1_025,
+                id="a challenge too long",
+            ),
+            pytest.param(
+                b"hub.mode=subscribe&hub.verify_token=example-verify-token&hub.challenge="
+                + b"7" * 100_000,
+                id="a challenge far too long",
+            ),
+            pytest.param(
+                b"hub.mode=subscribe&hub.verify_token=example-verify-token"
+                b"&hub.verify_token=wrong&hub.challenge=1",
+                id="two tokens, the right one first",
+            ),
+            pytest.param(
+                b"hub.mode=subscribe&hub.verify_token=wrong"
+                b"&hub%2Everify_token=example-verify-token&hub.challenge=1",
+                id="two tokens, the right one last and escaped",
+            ),
+            pytest.param(
+                b"hub_mode=subscribe&hub_verify_token=example-verify-token&hub_challenge=1",
+                id="names with underscores",
+            ),
+        ],
+    )
+    async def test_anything_wrong_is_forbidden_with_nothing_to_learn(
+        self, app: Starlette, query: bytes
+    ) -> None:
+        answer = await ask(app, "GET", "/api/webhook", query=query)
+
+        assert (answer.status, answer.body) == (403, b"")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+class TestDeliveries:
+    @pytest.mark.parametrize("path", ["/api/webhook", "/api/webhooks/instagram"])
+    async def test_a_signed_body_is_stored_and_acknowledged(
+        self, app: Starlette, store: FakeStore, path: str
+    ) -> None:
+        answer = await ask(app, "POST", path, headers=signed(BODY), parts=[BODY])
+
+        assert (answer.status, answer.body) == (200, b"")
+        (delivery,) = store.deliveries
+        assert delivery.body == BODY
+        assert delivery.signed_by == "app"
+        assert delivery.receive_time.ToMilliseconds() == 1_767_312_010_500
+        assert [event.key for event in delivery.events] == ["message:m_1"]
+
+    async def test_the_answer_comes_only_after_the_commit(
+        self, app: Starlette, store: FakeStore
+    ) -> None:
+        store.gate.clear()
+
+        asked = asyncio.create_task(post(app, BODY))
+        await asyncio.sleep(0.05)
+
+        assert not asked.done()
+        store.gate.set()
+        assert (await asked).status == 200
+
+    @pytest.mark.parametrize(
+        ("secret", "name"), [(PREVIOUS, "app-previous"), (INSTAGRAM, "instagram")]
+    )
+    async def test_any_of_the_secrets_will_do_and_is_named(
+        self, app: Starlette, store: FakeStore, secret: str, name: str
+    ) -> None:
+        before = counted("parsed", name)
+
+        answer = await post(app, BODY, signed(BODY, secret))
+
+        assert answer.status == 200
+        assert store.deliveries[0].signed_by == name
+        assert counted("parsed", name) == before + 1
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            pytest.param([], id="none"),
+            pytest.param([("x-hub-signature", b"sha1=" + b"0" * 40)], id="SHA-1 alone"),
+            pytest.param([("x-hub-signature-256", sign(BODY, "another-app-secret"))], id="wrong"),
+            pytest.param([("x-hub-signature-256", sign(BODY)[:-1])], id="short"),
+            pytest.param([("x-hub-signature-256", b"sha256=" + b"\xe9" * 64)], id="not ASCII"),
+            pytest.param(
+                [("x-hub-signature-256", sign(BODY)), ("x-hub-signature-256", sign(b""))],
+                id="two",
+            ),
+            pytest.param([("x-forwarded-for", b"31.13.24.1")], id="from Meta, it says"),
+        ],
+    )
+    async def test_a_bad_signature_is_forbidden_always_alike(
+        self, app: Starlette, store: FakeStore, headers: Headers
+    ) -> None:
+        before = counted("forbidden", "none")
+
+        answer = await post(app, BODY, headers)
+
+        assert (answer.status, answer.body) == (403, b"")
+        assert answer.headers == {"content-length": "0", "x-content-type-options": "nosniff"}
+        assert store.deliveries == []
+        assert counted("forbidden", "none") == before + 1
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(b'{"object":"page","entry":[', id="cut"),
+            pytest.param(b"[" * 100_000 + b"]" * 100_000, id="deep"),
+            pytest.param(b"\x1f\x8b\x08\x00" + b"\x00" * 50, id="gzip"),
+            pytest.param(b"--x\r\nContent-Disposition: form-data\r\n\r\n", id="multipart"),
+            pytest.param(b'{"object":"page"}', id="no entry"),
+            pytest.param(b"\xff" * 100_000, id="noise"),
+        ],
+    )
+    async def test_a_signed_body_that_cannot_be_read_is_kept_and_acknowledged(
+        self, app: Starlette, store: FakeStore, raw: bytes
+    ) -> None:
+        typed = [
+            ("content-type", b"multipart/form-data; boundary=x"),
+            ("content-encoding", b"gzip"),
+        ]
+
+        answer = await post(app, raw, [*signed(raw), *typed])
+
+        assert answer.status == 200
+        (delivery,) = store.deliveries
+        assert delivery.body == raw
+        assert len(delivery.unreadable) == 1
+
+    async def test_a_mistake_in_reading_costs_the_reading_and_not_the_body(
+        self, app: Starlette, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def mistaken(*_: Any) -> Any:
+            raise KeyError("what a person wrote")
+
+        monkeypatch.setattr("pagewire_webhook.deliveries.normalise", mistaken)
+
+        answer = await post(app, BODY)
+
+        assert answer.status == 200
+        assert [item.reason for item in store.deliveries[0].unreadable] == ["reader_failed"]
+
+    async def test_a_body_in_parts_is_one(self, app: Starlette, store: FakeStore) -> None:
+        parts = [BODY[:10], b"", BODY[10:]]
+
+        answer = await ask(
+            app, "POST", "/api/webhook", headers=[("x-hub-signature-256", sign(BODY))], parts=parts
+        )
+
+        assert answer.status == 200
+        assert store.deliveries[0].body == BODY
+
+    async def test_a_client_that_goes_before_its_body_came_leaves_nothing(
+        self, app: Starlette, store: FakeStore
+    ) -> None:
+        async def gone() -> Message:
+            return {"type": "http.disconnect"}
+
+        answer = await ask(
+            app, "POST", "/api/webhook", headers=signed(BODY), parts=[BODY[:10]], then=gone
+        )
+
+        assert answer.status == 0
+        assert store.deliveries == []
+
+    async def test_a_body_that_does_not_come_is_given_up(
+        self, ingesting: Ingesting, store: FakeStore
+    ) -> None:
+        app = app_with(ingesting, body_seconds=0.05)
+
+        async def never() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        slow = ask(app, "POST", "/api/webhook", headers=signed(BODY), parts=[b"{"], then=never)
+        answer, prompt = await asyncio.gather(slow, post(app, BODY))
+
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+        assert prompt.status == 200
+
+    async def test_a_declared_size_over_the_limit_is_refused_unread(
+        self, app: Starlette, store: FakeStore
+    ) -> None:
+        for length in (b"4194305", b"9" * 5_000):
+            answer = await post(app, b"", [("content-length", length)])
+
+            assert (answer.status, answer.received) == (413, 0)
+            assert answer.headers["connection"] == "close"
+
+    async def test_a_streamed_size_over_the_limit_is_refused_as_soon_as_it_is_passed(
+        self, app: Starlette, store: FakeStore
+    ) -> None:
+        parts = [b"x" * 2**20] * 64
+
+        answer = await ask(app, "POST", "/api/webhook", parts=parts)
+
+        assert (answer.status, answer.received) == (413, 5)
+        assert store.deliveries == []
+
+    async def test_a_body_of_exactly_the_limit_is_taken(
+        self, app: Starlette, store: FakeStore
+    ) -> None:
+        raw = BODY + b" " * (BODY_MAX_BYTES - len(BODY))
+
+        answer = await post(app, raw)
+
+        assert answer.status == 200
+        assert len(store.deliveries[0].body) == BODY_MAX_BYTES
+        assert [event.key for event in store.deliveries[0].events] == ["message:m_1"]
+
+    async def test_large_bodies_are_taken_in_by_few_at_a_time(
+        self, ingesting: Ingesting, store: FakeStore
+    ) -> None:
+        app = app_with(ingesting, answer_seconds=0.5)
+        forever = asyncio.Event()
+
+        async def never() -> Message:
+            await forever.wait()
+            return {"type": "http.disconnect"}
+
+        slow = [
+            asyncio.create_task(ask(app, "POST", "/api/webhook", parts=[b"{"], then=never))
+            for _ in range(8)
+        ]
+        await asyncio.sleep(0.01)
+
+        ninth = await post(app, BODY, [("x-hub-signature-256", sign(BODY))])
+        small = await post(app, BODY)
+
+        assert (ninth.status, ninth.headers["retry-after"]) == (503, "5")
+        assert small.status == 200
+        forever.set()
+        await asyncio.gather(*slow)
+        assert (await post(app, BODY, [("x-hub-signature-256", sign(BODY))])).status == 200
+
+    async def test_what_cannot_be_stored_in_time_is_to_be_sent_again(
+        self, ingesting: Ingesting, store: FakeStore
+    ) -> None:
+        app = app_with(ingesting, answer_seconds=0.3)
+        store.gate.clear()
+
+        answer = await post(app, BODY)
+
+        assert (answer.status, answer.body) == (503, b"")
+        assert answer.headers["retry-after"] == "5"
+        store.gate.set()
+        assert (await post(app, BODY)).status == 200
+
+    @pytest.mark.parametrize("error", [Unavailable("the store"), RuntimeError("a mistake")])
+    async def test_a_store_that_fails_is_a_503_whatever_the_reason(
+        self, app: Starlette, store: FakeStore, error: Exception
+    ) -> None:
+        store.fails = error
+
+        answer = await post(app, BODY)
+
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+
+    async def test_headers_of_a_client_name_no_page(self, app: Starlette, store: FakeStore) -> None:
+        spoofed = [("x-page-id", b"9"), ("grpc-metadata-authorization", b"Bearer x")]
+
+        await post(app, BODY, [*signed(BODY), *spoofed])
+
+        assert {event.page_id for event in store.deliveries[0].events} == {"1001"}
+
+    async def test_what_works_is_counted_and_not_logged(
+        self, app: Starlette, store: FakeStore, caplog: pytest.LogCaptureFixture, capsys: Any
+    ) -> None:
+        caplog.set_level(logging.DEBUG, logger="pagewire_webhook")
+        before = registry("pagewire_webhook_events_total", kind="message")
+
+        await post(app, BODY)
+
+        assert registry("pagewire_webhook_events_total", kind="message") == before + 1
+        assert caplog.records == []
+        assert capsys.readouterr() == ("", "")
+
+
+def registry(name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def counted(outcome: str, key: str) -> float:
+    return registry("pagewire_webhook_deliveries_total", outcome=outcome, key=key)
+
+
+class TestAddresses:
+    async def test_it_says_that_it_is_alive(self, app: Starlette) -> None:
+        answer = await ask(app, "GET", "/healthz")
+
+        assert (answer.status, answer.body) == (200, b"ok")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+    @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"])
+    async def test_the_webhook_has_two_methods(self, app: Starlette, method: str) -> None:
+        answer = await ask(app, method, "/api/webhook", headers=[("x-secret", b"echo me")])
+
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+        assert answer.body == b""
+
+    @pytest.mark.parametrize(
+        ("method", "path", "allow"),
+        [
+            ("POST", "/healthz", {"GET", "HEAD"}),
+            ("GET", "/api/data-deletion", {"POST"}),
+            ("DELETE", "/api/data-deletion/x", {"GET", "HEAD"}),
+            ("GET", "/api/deauthorize", {"POST"}),
+            ("TRACE", "/", {"GET", "POST"}),
+            ("CONNECT", "host:443", {"GET", "POST"}),
+        ],
+    )
+    async def test_another_method_is_refused(
+        self, app: Starlette, method: str, path: str, allow: set[str]
+    ) -> None:
+        answer = await ask(app, method, path)
+
+        assert answer.status == 405
+        assert set(answer.headers["allow"].split(", ")) == allow
+
+    async def test_everything_else_is_not_found_with_one_body(self, app: Starlette) -> None:
+        paths = (
+            *("/", "/.env", "/docs", "/openapi.json", "/api/openapi.json", "/metrics", "/readyz"),
+            *("/webhooks/../../secret.txt", "/webhooks/%2e%2e/secret.txt", "/api/pages"),
+            *("/api/webhook/", "/api/webhook/x", "//api/webhook", "/API/WEBHOOK", "/healthz/"),
+        )
+        answers = [await ask(app, method, path) for method in ("GET", "POST") for path in paths]
+
+        assert {answer.status for answer in answers} == {404}
+        (body,) = {answer.body for answer in answers}
+        assert set(json.loads(body)["error"]) == {"code", "reason", "message", "details"}
+        assert {answer.headers["x-content-type-options"] for answer in answers} == {"nosniff"}
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("POST", "/api/data-deletion"),
+            ("GET", "/api/data-deletion/abc"),
+            ("POST", "/api/deauthorize"),
+        ],
+    )
+    async def test_what_is_not_built_says_so(self, app: Starlette, method: str, path: str) -> None:
+        answer = await ask(app, method, path)
+
+        assert answer.status == 501
+        assert json.loads(answer.body)["error"]["reason"] == "NOT_IMPLEMENTED"
+        assert answer.headers["cache-control"] == "no-store"
+
+    async def test_no_answer_names_the_server(self, app: Starlette) -> None:
+        for path in ("/healthz", "/api/webhook", "/x"):
+            answer = await ask(app, "GET", path)
+            assert {"server", "x-powered-by", "date"}.isdisjoint(answer.headers)
+
+
+def test_every_kind_of_event_has_its_counter() -> None:
+    assert len(receiving._events_by_kind) == 31
