@@ -121,6 +121,7 @@ class FakeRules:
         self.gate = asyncio.Event()
         self.gate.set()
         self.called: asyncio.Queue[None] = asyncio.Queue()
+        self.drops_one_of_several = False
 
     async def EvaluateEvents(self, request: EvaluateEventsRequest, /) -> EvaluateEventsResponse:
         self.requests.append(list(request.events))
@@ -128,7 +129,10 @@ class FakeRules:
         await self.gate.wait()
         if self.failures:
             raise self.failures.pop()
-        return EvaluateEventsResponse(evaluations=map(self.answer, request.events))
+        answers = [self.answer(event) for event in request.events]
+        if self.drops_one_of_several and len(answers) > 1:
+            answers.pop()
+        return EvaluateEventsResponse(evaluations=answers)
 
 
 @pytest.fixture
@@ -256,6 +260,18 @@ async def test_a_batch_that_is_refused_is_tried_event_by_event(
     assert [event.WhichOneof("result") for event in failing.events] == ["evaluation", "failure"]
     assert failing.events[1].failure == "invalid_argument"
     assert rule_ids(other) == ["for e3"]
+
+
+async def test_an_answer_with_too_few_evaluations_costs_no_neighbour(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    rules.drops_one_of_several = True
+    store.lanes.put_nowait([a_lane("person:7", "e1"), a_lane("person:8", "e2")])
+
+    async with dispatching(store, rules):
+        one, other = await store.commits.get()
+
+    assert rule_ids(one) + rule_ids(other) == ["for e1", "for e2"]
 
 
 async def test_rules_that_are_away_count_against_no_event(

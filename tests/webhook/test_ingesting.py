@@ -224,7 +224,7 @@ async def test_one_that_is_busy_until_its_deadline_is_refused_and_lets_the_next_
     ingesting: Ingesting, store: FakeStore
 ) -> None:
     store.held = {"1/person:1"}
-    soon = asyncio.get_running_loop().time() + 0.3
+    soon = asyncio.get_running_loop().time() + 0.7
 
     with pytest.raises(NotStored):
         await ingesting.store(delivery("a", "person:1"), deadline=soon)
@@ -248,6 +248,27 @@ async def test_one_whose_time_is_over_is_not_sent(ingesting: Ingesting, store: F
         await ingesting.store(delivery("a"), deadline=asyncio.get_running_loop().time())
 
     assert store.calls == []
+
+
+async def test_one_with_hardly_any_time_left_costs_the_others_of_its_call_nothing(
+    ingesting: Ingesting, store: FakeStore
+) -> None:
+    store.gate.clear()
+    first = started(ingesting, delivery("first"))
+    await until(lambda: len(store.calls) == 1)
+    late = asyncio.create_task(
+        ingesting.store(delivery("late"), deadline=asyncio.get_running_loop().time() + 0.2)
+    )
+    rest = started(ingesting, delivery("a"), delivery("b"))
+    await asyncio.sleep(0)
+    store.gate.set()
+
+    answers = await results([*first, *rest])
+
+    assert [answer.state for answer in answers] == [STORED] * 3
+    assert store.calls == [["first"], ["a", "b"]]
+    with pytest.raises(NotStored):
+        await late
 
 
 @pytest.mark.parametrize(

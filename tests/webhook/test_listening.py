@@ -105,8 +105,9 @@ async def test_a_request_that_never_ends_holds_it_up_no_longer_than_the_drain() 
             under_way = asyncio.create_task(get(port))
             await reached.wait()
 
-        with pytest.raises(httpx.RemoteProtocolError):
-            await under_way
+        response = await under_way
+
+    assert response.status_code == 500
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,9 @@ async def test_a_port_that_is_taken_is_refused_and_named() -> None:
 
 
 async def test_it_listens_on_ipv6() -> None:
-    if not socket.has_ipv6:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
         pytest.skip("this machine has no IPv6")
     async with (
         listening(app_of(hello), "[::1]:0") as port,

@@ -270,3 +270,11 @@ async def test_an_answer_is_kept_by_no_cache_and_guessed_at_by_no_browser(
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Content-Type"] == "application/json"
+
+
+async def test_head_is_answered_as_get_is(api: httpx.AsyncClient, upstream: Upstream) -> None:
+    upstream.answers["GetPage"] = refusal_from(Kind.MISSING, "PAGE_UNKNOWN", "no such page")
+
+    found, missing = await api.head("/api/pages"), await api.head("/api/pages/9")
+
+    assert (found.status_code, missing.status_code) == (200, 404)

@@ -436,7 +436,7 @@ class TestDeliveries:
     async def test_large_bodies_are_taken_in_by_few_at_a_time(
         self, ingesting: Ingesting, store: FakeStore
     ) -> None:
-        app = app_with(ingesting, answer_seconds=0.5)
+        app = app_with(ingesting, answer_seconds=0.6)
         forever = asyncio.Event()
 
         async def never() -> Message:
@@ -461,7 +461,7 @@ class TestDeliveries:
     async def test_what_cannot_be_stored_in_time_is_to_be_sent_again(
         self, ingesting: Ingesting, store: FakeStore
     ) -> None:
-        app = app_with(ingesting, answer_seconds=0.3)
+        app = app_with(ingesting, answer_seconds=0.6)
         store.gate.clear()
 
         answer = await post(app, BODY)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import TypeAlias
-from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -30,6 +29,7 @@ KEY_BYTES = 700
 """An entry of PostgreSQL's index holds about 2,700 bytes: a page's id, a key and what is around."""
 
 _ID = re.compile(r"[A-Za-z0-9_.:=+/$-]{1,512}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _LANE = re.compile(r"page|(?:person|comment):[A-Za-z0-9_.:=+/$-]{1,512}")
 _SOURCES = (SOURCE_LIVE, SOURCE_STANDBY, SOURCE_RECOVERED)
 _YEAR_10000 = 253_402_300_800
@@ -95,10 +95,8 @@ def row_key(event: Event) -> str:
 
 
 def _check(delivery: Delivery) -> None:
-    try:
-        UUID(delivery.delivery_id)
-    except ValueError:
-        raise InvalidArgument("delivery_id", "must be a UUID") from None
+    if not _UUID.fullmatch(delivery.delivery_id):
+        raise InvalidArgument("delivery_id", "must be a UUID")
     if not _is_time(delivery.receive_time):
         raise InvalidArgument("receive_time", "must be given")
     if not 0 < len(delivery.signed_by) <= 64:

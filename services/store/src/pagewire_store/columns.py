@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
-from uuid import UUID
 
 import psycopg
 from psycopg.adapt import Dumper
@@ -17,7 +17,7 @@ from psycopg.pq import Format
 
 _HEADER = struct.Struct("!iIIii")  # dimensions, whether nulls occur, element type, length, first
 _NULL = b"\xff\xff\xff\xff"
-_LENGTH = struct.Struct("!i")
+_UUID_LENGTH = b"\0\0\0\x10"
 _INT2 = struct.Struct("!ih")
 _INT4 = struct.Struct("!ii")
 _INT8 = struct.Struct("!iq")
@@ -71,20 +71,22 @@ def _text(value: str) -> bytes:
     data = value.encode()
     if b"\0" in data:
         data = data.replace(b"\0", _REPLACEMENT)
-    return _LENGTH.pack(len(data)) + data
+    return len(data).to_bytes(4) + data
 
 
 TEXT = _kind("text", 25, 1009, _text)
 """Texts; NUL, which PostgreSQL's cannot hold, becomes U+FFFD."""
-BYTES = _kind("bytea", 17, 1001, lambda value: _LENGTH.pack(len(value)) + value)
-SMALLINT = _kind("int2", 21, 1005, lambda value: _INT2.pack(2, value))
-INT = _kind("int4", 23, 1007, lambda value: _INT4.pack(4, value))
-BIGINT = _kind("int8", 20, 1016, lambda value: _INT8.pack(8, value))
+BYTES = _kind("bytea", 17, 1001, lambda value: len(value).to_bytes(4) + value)
+SMALLINT = _kind("int2", 21, 1005, partial(_INT2.pack, 2))
+INT = _kind("int4", 23, 1007, partial(_INT4.pack, 4))
+BIGINT = _kind("int8", 20, 1016, partial(_INT8.pack, 8))
 BOOL = _kind("bool", 16, 1000, lambda value: _TRUE if value else _FALSE)
 TIME = _kind("timestamptz", 1184, 1185, lambda value: _INT8.pack(8, value - _EPOCH))
 """Microseconds of Unix time."""
-UUIDS = _kind("uuid", 2950, 2951, lambda value: _LENGTH.pack(16) + UUID(value).bytes)
-"""UUIDs as texts."""
+UUIDS = _kind(
+    "uuid", 2950, 2951, lambda value: _UUID_LENGTH + bytes.fromhex(value.replace("-", ""))
+)
+"""UUIDs as texts, hexadecimal with dashes."""
 
 
 class Bulk:

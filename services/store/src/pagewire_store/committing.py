@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -232,7 +233,9 @@ _END_LANES = Bulk(
 )
 
 
-_NUMBERS = "select nextval('reply_number') from generate_series(1, %s)"
+_NUMBERS = Bulk(
+    "select nextval('reply_number') as number from {rows}, generate_series(1, n.count)", count=INT
+)
 
 _WORD = re.compile(r"[a-z0-9_.]{1,64}")
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
@@ -272,7 +275,6 @@ class _Case:
     row: Any
     event: Event
     decision: EventDecision
-    facts: Facts | None = None
     bar: deciding.Bar | None = None
     plans: list[Plan] = field(default_factory=list)
 
@@ -356,72 +358,99 @@ def _named_events(asked: LaneDecisions) -> dict[int, EventDecision]:
 
 
 async def _commit(connection: Connection, lanes: list[_Lane], cap: int) -> _Committed:
-    held = await _hold(connection, lanes)
-    cases = await _cases(connection, held)
-    await _weigh(connection, cases)
-    writes = await _decide(connection, cases, cap)
+    if not lanes:
+        return _Committed(CommitDecisionsResponse(), replies=False, waiting=False)
+    locked, decided, pending = await _look(connection, lanes)
+    held = _hold(lanes, locked, decided)
+    cases = _cases(held, pending)
+    numbers = await _weigh(connection, cases)
+    writes = await _decide(connection, cases, numbers, cap)
     waiting = await _write(connection, held, writes) if held else False
     response = CommitDecisionsResponse(results=[lane.result() for lane in lanes])
     return _Committed(response, replies=bool(writes.outbox), waiting=waiting)
 
 
-async def _hold(connection: Connection, lanes: Sequence[_Lane]) -> list[_Lane]:
-    """Locks the lanes, finds what was decided before, and returns those that may be written."""
-    if not lanes:
-        return []
-    locked = await _rows(connection, _LOCK, sorted(lane.key for lane in lanes))
-    found = {(row.page_id, row.lane): row for row in locked}
+async def _look(
+    connection: Connection, lanes: Sequence[_Lane]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Locks the lanes, then reads what was decided before and what is pending."""
     named = [(lane.key[0], number) for lane in lanes for number in lane.events]
-    decided = await _rows(connection, _DECIDED, named)
+    locked, decided, pending = await _together(
+        connection,
+        (_LOCK, sorted(lane.key for lane in lanes)),
+        (_DECIDED, named),
+        (_PENDING, [(*lane.key, len(lane.events)) for lane in lanes if lane.events]),
+    )
+    return locked, decided, pending
+
+
+def _hold(lanes: Sequence[_Lane], locked: Sequence[Any], decided: Sequence[Any]) -> list[_Lane]:
+    """Gives first answers again, and returns the lanes that may be written."""
+    rows = {(row.page_id, row.lane): row for row in locked}
     before = {(row.page_id, row.event_id): _decision_from(row) for row in decided}
+    held = []
     for lane in lanes:
-        row = found.get(lane.key)
-        answers = {n: before[lane.key[0], n] for n in lane.events if (lane.key[0], n) in before}
-        lane.answers = answers
+        page_id, row = lane.key[0], rows.get(lane.key)
+        lane.answers = {n: before[page_id, n] for n in lane.events if (page_id, n) in before}
         if row is None or row.epoch != lane.asked.ref.epoch:
-            lane.fenced = len(answers) < len(lane.events) or not lane.events
-            found.pop(lane.key, None)
+            lane.fenced = len(lane.answers) < len(lane.events) or not lane.events
         else:
             lane.last_ordinal = row.last_ordinal
-    return [lane for lane in lanes if lane.key in found]
+            held.append(lane)
+    return held
 
 
-async def _cases(connection: Connection, held: Sequence[_Lane]) -> list[_Case]:
+def _cases(held: Sequence[_Lane], pending: Iterable[Any]) -> list[_Case]:
     """The events that are to be decided now: their lanes' first pending ones."""
-    lanes = {lane.key: lane for lane in held}
-    asked = [(*lane.key, len(lane.events) - len(lane.answers)) for lane in held]
-    rows = await _rows(connection, _PENDING, [row for row in asked if row[2]])
-    cases = [
-        _Case(lane, row, Event.FromString(row.detail), lane.events[row.event_id])
-        for row in rows
-        if row.event_id in (lane := lanes[row.page_id, row.lane]).events
-    ]
+    first: dict[LaneKey, list[Any]] = defaultdict(list)
+    for row in pending:
+        first[row.page_id, row.lane].append(row)
+    cases = []
     for lane in held:
         undecided = [number for number in lane.events if number not in lane.answers]
-        if undecided != [case.row.event_id for case in cases if case.lane is lane]:
+        rows = first[lane.key][: len(undecided)]
+        if undecided != [row.event_id for row in rows]:
             raise InvalidArgument("lanes.events", "must be the first pending ones of their lane")
+        cases += [
+            _Case(lane, row, Event.FromString(row.detail), lane.events[row.event_id])
+            for row in rows
+        ]
     return cases
 
 
-async def _weigh(connection: Connection, cases: Sequence[_Case]) -> None:
-    """Loads the facts, and has the pure part say what bars each event and what firing takes."""
-    facts = await _rows(connection, _FACTS, [_sought(case) for case in cases])
+async def _weigh(connection: Connection, cases: Sequence[_Case]) -> Iterator[int]:
+    """Loads the facts, and has the pure part say what bars each event and what firing takes.
+
+    Returns fresh numbers, enough for all replies.
+    """
+    lanes = {c.lane.key: c.lane for c in cases if c.decision.evaluation.candidates}
+    actions = sum(len(one.actions) for c in cases for one in c.decision.evaluation.candidates)
+    facts, rates, numbers = await _together(
+        connection,
+        (_FACTS, [_sought(case) for case in cases]),
+        (_RATES, list(lanes)),
+        (_NUMBERS, [(actions,)] if actions else []),
+    )
+    for row in rates:
+        lanes[row.page_id, row.lane].sent = row.sent
     for row in facts:
-        case = cases[row.ord - 1]
-        case.facts = Facts(
-            event=case.event,
-            platform=Platform.Value(f"PLATFORM_{row.platform.upper()}"),
-            connected=row.connected,
-            other_is_page=row.other_is_page,
-            removed=row.removed,
-            paused_until=row.automation_paused_until,
-        )
-        case.bar = deciding.bars(case.facts, case.row.now)
-        candidates = () if case.bar or case.failure else case.decision.evaluation.candidates
-        case.plans = [deciding.plan(case.facts, one, case.row.now) for one in candidates]
-    sending = {case.lane.key: case.lane for case in cases if any(p.sending for p in case.plans)}
-    for row in await _rows(connection, _RATES, list(sending)):
-        sending[row.page_id, row.lane].sent = row.sent
+        _plan(cases[row.ord - 1], row)
+    return iter([row.number for row in numbers])
+
+
+def _plan(case: _Case, known: Any) -> None:
+    facts = Facts(
+        event=case.event,
+        platform=Platform.Value(f"PLATFORM_{known.platform.upper()}"),
+        connected=known.connected,
+        other_is_page=known.other_is_page,
+        removed=known.removed,
+        paused_until=known.automation_paused_until,
+    )
+    case.bar = deciding.bars(facts, case.row.now)
+    if case.bar is None and not case.failure:
+        candidates = case.decision.evaluation.candidates
+        case.plans = [deciding.plan(facts, one, case.row.now) for one in candidates]
 
 
 def _sought(case: _Case) -> tuple[Any, ...]:
@@ -432,9 +461,10 @@ def _sought(case: _Case) -> tuple[Any, ...]:
     return (event.page_id, event.person_id, comment, mid, comment_id)
 
 
-async def _decide(connection: Connection, cases: Sequence[_Case], cap: int) -> _Writes:
+async def _decide(
+    connection: Connection, cases: Sequence[_Case], numbers: Iterator[int], cap: int
+) -> _Writes:
     writes = _Writes()
-    numbers = await _numbers(connection, sum(len(p.replies) for c in cases for p in c.plans))
     for case in cases:
         if case.lane.blocked_until is not None:
             continue  # put off, behind the one that failed
@@ -445,13 +475,6 @@ async def _decide(connection: Connection, cases: Sequence[_Case], cap: int) -> _
         else:
             await _choose(connection, case, numbers, cap, writes)
     return writes
-
-
-async def _numbers(connection: Connection, count: int) -> Iterator[int]:
-    if not count:
-        return iter(())
-    drawn = await connection.execute(_NUMBERS, [count])
-    return iter([row[0] for row in await drawn.fetchall()])
 
 
 def _fail(case: _Case, writes: _Writes) -> None:
@@ -629,15 +652,25 @@ def _decision_from(row: Any) -> Decision:
     )
 
 
-async def _rows(
-    connection: Connection, statement: Bulk, rows: Sequence[Sequence[Any]]
-) -> list[Any]:
-    """What the statement returns for these rows, as named tuples; nothing for none."""
-    if not rows:
-        return []
-    cursor = await statement.run(connection, rows)
-    cursor.row_factory = namedtuple_row
-    return await cursor.fetchall()
+async def _together(
+    connection: Connection, *asked: tuple[Bulk, Sequence[Sequence[Any]]]
+) -> list[list[Any]]:
+    """What each statement returns for its rows, as named tuples; one trip for all of them.
+
+    They run one after the other, each with a snapshot of its own.
+    """
+    async with connection.pipeline():
+        cursors = [
+            await statement.run(connection, rows) if rows else None for statement, rows in asked
+        ]
+    results: list[list[Any]] = []
+    for cursor in cursors:
+        if cursor is None:
+            results.append([])
+            continue
+        cursor.row_factory = namedtuple_row
+        results.append(await cursor.fetchall())
+    return results
 
 
 def _micros(time: datetime) -> int:

@@ -26,9 +26,9 @@ ATTEMPTS = 3
 TOO_SLOW = ("55P03", "57014", "25P03")
 
 
-# Where every statement finds its rows by their keys, a plan that reads a table whole is wrong; the
-# planner makes such ones while a table that grows has no statistics yet. Nor do values change a
-# plan, so it is made once.
+# Where every statement finds its rows by their keys, a plan that reads a table whole is wrong, yet
+# the planner makes such ones while a table that grows has no statistics. A plan that is kept would
+# keep the index that was as good as any while the table was empty, so each is made when it is used.
 BY_KEY = (
     " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
     " -c plan_cache_mode=force_custom_plan"

@@ -77,7 +77,7 @@ class _Seen:
 
     connected: set[str]
     sources: dict[Key, int]
-    missing_lanes: list[Lane]
+    missing_lanes: set[Lane]
 
 
 @dataclass(slots=True)
@@ -96,6 +96,7 @@ class Ingestor:
         engine: AsyncEngine,
         *,
         wake: Callable[[], None],
+        wake_outbox: Callable[[], None] = lambda: None,
         bind_echoes: Bind,
         bind_comments: Bind,
         patience: float = PATIENCE,
@@ -103,6 +104,7 @@ class Ingestor:
         # Begin and commit go along with what is sent anyway, which saves two trips to the server.
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._wake = wake
+        self._wake_outbox = wake_outbox
         self._bind_echoes = bind_echoes
         self._bind_comments = bind_comments
         self._patience = patience
@@ -225,14 +227,16 @@ class Ingestor:
             await _run(connection, statements.PENDING, _counted(pending))
             await _run(connection, statements.QUARANTINE, _unreadable(batch, new_bodies))
             await _run(connection, statements.REPLAYED, _replayed(batch))
-            if not bound:
-                await connection.execute(_COMMIT)
+            ended = None if bound else await connection.execute(_COMMIT)
+        if rows.echoes:
+            await self._bind_echoes(connection, rows.echoes)
+        if rows.own_comments:
+            await self._bind_comments(connection, rows.own_comments)
+        ended = ended or await connection.execute(_COMMIT)
+        if ended.statusmessage != "COMMIT":  # PostgreSQL ends a failed transaction without an error
+            raise RuntimeError("the transaction was rolled back; nothing of the batch is stored")
         if bound:
-            if rows.echoes:
-                await self._bind_echoes(connection, rows.echoes)
-            if rows.own_comments:
-                await self._bind_comments(connection, rows.own_comments)
-            await connection.execute(_COMMIT)
+            self._wake_outbox()  # an echo may have settled a reply for which others wait
 
         stored = added | awakened
         new = Counter(waiting.place for key, (waiting, _) in chosen.items() if key in stored)
@@ -240,21 +244,21 @@ class Ingestor:
 
 
 async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
-    keys = {key for waiting in batch for key in waiting.arrivals}
-    if not keys:
-        return _Seen(set(), {}, [])
-    lanes = sorted({lane for waiting in batch for lane in waiting.lanes})
-    async with connection.pipeline():
-        pages = await statements.CONNECTED_PAGES.run(
-            connection, [(page,) for page in {page for page, _ in keys}]
-        )
-        known = await statements.KNOWN_EVENTS.run(connection, list(keys))
-        missing = await statements.MISSING_LANES.run(connection, lanes)
-    return _Seen(
-        {page for (page,) in await pages.fetchall()},
-        {(page, key): source for page, key, source in await known.fetchall()},
-        sorted(await missing.fetchall()),
-    )
+    named = {(*key, arrival.lane[1]) for w in batch for key, arrival in w.arrivals.items()}
+    seen = _Seen(set(), {}, set())
+    if not named:
+        return seen
+    rows = list(named)
+    found = await statements.SEEN.run(connection, rows)
+    for place, connected, source, lane_missing in await found.fetchall():
+        page_id, event_key, lane = rows[place - 1]
+        if connected:
+            seen.connected.add(page_id)
+        if source is not None:
+            seen.sources[page_id, event_key] = source
+        if lane_missing:
+            seen.missing_lanes.add((page_id, lane))
+    return seen
 
 
 def _is_known(waiting: Parcel, seen: _Seen) -> bool:
@@ -268,12 +272,11 @@ def _is_known(waiting: Parcel, seen: _Seen) -> bool:
     )
 
 
-async def _begin(connection: Driver, batch: list[Parcel], missing: list[Lane]) -> set[Lane]:
+async def _begin(connection: Driver, batch: list[Parcel], missing: set[Lane]) -> set[Lane]:
     """Begins a transaction and locks lanes; the ones that others hold, and so are not locked."""
     wanted = {lane for waiting in batch for lane in waiting.lanes}
-    new = [lane for lane in missing if lane in wanted]
-    if new:
-        await _make_lanes(connection, new)
+    if new := wanted & missing:
+        await _make_lanes(connection, sorted(new))
     async with connection.pipeline():
         await connection.execute(_BEGIN)
         locked = await statements.LOCK_LANES.run(connection, sorted(wanted)) if wanted else None

@@ -59,6 +59,10 @@ RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds between two tries to reach PostgreSQL, doubled from the one up to the other."""
 
 
+LISTENERS = 2
+"""Connections beside the pools: who waits for lanes, and for the outbox, is woken by them."""
+
+
 class Store:
     """The parts of one store, by the settings of one process."""
 
@@ -82,6 +86,7 @@ class Store:
         self._ingestor = Ingestor(
             pools.ingest,
             wake=self._lanes.wake,
+            wake_outbox=self._outbox.wake,
             bind_echoes=bind_echoes,
             bind_comments=bind_comments,
         )
@@ -230,7 +235,9 @@ async def _repeated(
 @contextlib.asynccontextmanager
 async def storing(settings: Settings) -> AsyncIterator[Server]:
     """A store that serves within the block, on a database that is up to date; then drains."""
-    pools = open_pools(settings.database_url.get_secret_value(), settings.database_pool_max)
+    pools = open_pools(
+        settings.database_url.get_secret_value(), settings.database_pool_max - LISTENERS
+    )
     try:
         store = Store(settings, pools)
         async with (
@@ -241,6 +248,7 @@ async def storing(settings: Settings) -> AsyncIterator[Server]:
                 tokens=settings.service_tokens,
                 method_roles=METHOD_ROLES,
                 drain=settings.drain,
+                unready_wait=settings.unready_wait,
                 reflection=_service_names() if settings.grpc_reflection else None,
                 max_message_bytes=MAX_MESSAGE_BYTES,
                 tls=settings.tls,

@@ -64,7 +64,7 @@ _DECIDED_AT = text("""
 
 # A transaction that has not committed yet may hold a decision older than the newest that is seen.
 _SETTLED = text("""
-    select coalesce(min(xact_start), 'infinity') from pg_stat_activity
+    select least(min(xact_start), statement_timestamp()) from pg_stat_activity
     where datname = current_database() and backend_xid is not null
 """)
 

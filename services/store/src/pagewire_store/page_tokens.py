@@ -21,6 +21,8 @@ PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1000
 
 _MAC_BYTES = 16
+# Callers take messages of 5 MiB.
+_ANSWER_BYTES = 4 * 2**20
 # The longest position names a time and an id of 512 characters.
 _TOKEN_MAX = 2048
 
@@ -28,7 +30,7 @@ Position = Sequence[str | int]
 """The values of a list's order at the last row that was handed out."""
 
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Message)
 
 
 class ListRequest(Protocol):
@@ -59,11 +61,13 @@ class PageTokens:
     ) -> tuple[Sequence[T], str]:
         """The first `size` of these rows, and the token to go on by; empty where there are no more.
 
-        Who asks fetches one row more than it hands out, to know that.
+        Fewer where one answer can't carry so many. Who asks fetches one row more than `size`, to
+        know whether there are more.
         """
-        if len(rows) <= size:
+        count = _carried(rows[:size])
+        if count == len(rows):
             return rows, ""
-        return rows[:size], self.write(request, position_of(rows[size - 1]))
+        return rows[:count], self.write(request, position_of(rows[count - 1]))
 
     def write(self, request: Message, position: Position) -> str:
         """The token by which this query goes on behind `position`."""
@@ -85,6 +89,16 @@ class PageTokens:
             raise InvalidArgument("page_token", "is not one that this list has answered")
         position: list[str | int] = json.loads(content)
         return position
+
+
+def _carried(rows: Sequence[Message]) -> int:
+    """How many of the rows, from the first on, one answer carries; at least one."""
+    total = 0
+    for at, row in enumerate(rows):
+        total += row.ByteSize()
+        if total > _ANSWER_BYTES and at:
+            return at
+    return len(rows)
 
 
 def _mac(key: bytes, request: Message, content: bytes) -> bytes:

@@ -15,7 +15,7 @@ from pagewire_store.tokens import TokenKeys, parse_token_keys
 
 def _postgresql(value: SecretStr) -> SecretStr:
     try:
-        name = make_url(value.get_secret_value()).get_backend_name()
+        name = make_url(value.get_secret_value()).drivername
     except ArgumentError:
         name = ""
     if name not in {"postgresql", "postgres"}:
@@ -30,7 +30,12 @@ def _redis(value: SecretStr) -> SecretStr:
 
 
 def _seconds(value: object) -> object:
-    return timedelta(seconds=float(value)) if isinstance(value, str | int | float) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return timedelta(seconds=float(value))
+    except (ValueError, OverflowError):
+        raise ValueError("must be a number of seconds") from None
 
 
 def _keys(value: object) -> object:
@@ -52,8 +57,8 @@ class Settings(CommonSettings):
         validation_alias="DATABASE_URL", description="PostgreSQL 15 or newer, as libpq reads it."
     )
     database_pool_max: int = Field(
-        13,
-        ge=4,
+        15,
+        ge=6,
         le=1000,
         validation_alias="DATABASE_POOL_MAX",
         description="Connections in all, shared out among the pools.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -299,19 +299,23 @@ async def settle(
     if not endings:
         return Settled({}, freed=False)
     accepted = [ending for ending in endings if ending.signal is Signal.ACCEPTED]
-    await _lock_conversations(connection, replies.values())
-    await _show(connection, accepted, replies)
-    await marks.lock(connection, sorted(replies))
-    rows = await _lock(connection, replies)
-    before = {key: State(row.state) for key, row in rows.items()}
-    taken = await _bound_elsewhere(connection, accepted)
+    async with connection.pipeline():
+        await _lock_conversations(connection, replies.values())
+        await _show(connection, accepted, replies)
+        await marks.lock(connection, sorted(replies))
+        locked = await _lock(connection, replies)
+        bound = await _bound_elsewhere(connection, accepted)
+    rows = {row.key: row for row in await locked.fetchall()}
+    before = {key: replace(row) for key, row in rows.items()}
+    taken = _taken(accepted, await bound.fetchall())
     attempts = _apply_all(endings, replies, rows, taken)
-    await _write(connection, rows, before, attempts)
-    landed = [rows[key] for key in rows if before[key] in IN_FLIGHT and not _flies(rows[key])]
+    async with connection.pipeline():
+        await _write(connection, rows, before, attempts)
+    landed = [row for key, row in rows.items() if _flies(before[key]) and not _flies(row)]
     await _pause_by_waiting_echoes(connection, landed, replies, person_pause)
     return Settled(
         {key: State(row.state) for key, row in rows.items()},
-        freed=any(row.state != before[key] and not _flies(row) for key, row in rows.items()),
+        freed=any(row != before[key] and not _flies(row) for key, row in rows.items()),
     )
 
 
@@ -326,10 +330,8 @@ async def _read(connection: Connection, keys: Collection[Key]) -> dict[Key, _Rep
         return {reply.key: reply async for reply in cursor}
 
 
-async def _lock(connection: Connection, keys: Collection[Key]) -> dict[Key, _Row]:
-    async with connection.cursor(row_factory=class_row(_Row)) as cursor:
-        await cursor.execute(_LOCK, _named(keys))
-        return {row.key: row async for row in cursor}
+async def _lock(connection: Connection, keys: Collection[Key]) -> psycopg.AsyncCursor[_Row]:
+    return await connection.cursor(row_factory=class_row(_Row)).execute(_LOCK, _named(keys))
 
 
 async def _lock_conversations(connection: Connection, replies: Iterable[_Reply]) -> None:
@@ -387,19 +389,22 @@ def _attachments(content: ReplyContent) -> bytes | None:
     return MessageDetail(attachments=[sent]).SerializeToString()
 
 
-async def _bound_elsewhere(connection: Connection, accepted: Sequence[Ending]) -> set[Key]:
-    """Those of the replies whose new mid is another reply's already: a look guessed wrong once."""
+async def _bound_elsewhere(
+    connection: Connection, accepted: Iterable[Ending]
+) -> psycopg.AsyncCursor[tuple[Any, ...]]:
     named = [ending for ending in accepted if ending.mid]
-    if not named:
-        return set()
+    values = {**_named(e.key for e in named), "mids": [ending.mid for ending in named]}
+    return await connection.cursor(row_factory=tuple_row).execute(_BOUND_ELSEWHERE, values)
+
+
+def _taken(accepted: Iterable[Ending], bound: Iterable[tuple[Any, ...]]) -> set[Key]:
+    """The replies whose new mid is another reply's already: a look guessed wrong once."""
     first: dict[tuple[str, str], Key] = {}
+    named = [ending for ending in accepted if ending.mid]
     for ending in named:
         first.setdefault((ending.page_id, ending.mid), ending.key)
     beside = {e.key for e in named if first[e.page_id, e.mid] != e.key}
-    async with connection.cursor(row_factory=tuple_row) as cursor:
-        mids = [ending.mid for ending in named]
-        await cursor.execute(_BOUND_ELSEWHERE, {**_named(e.key for e in named), "mids": mids})
-        return beside | {(page_id, reply_id) async for page_id, reply_id in cursor}
+    return beside | {(page_id, reply_id) for page_id, reply_id in bound}
 
 
 def _apply_all(
@@ -515,24 +520,22 @@ def _ground(row: _Row, to: State, reason: str) -> None:
 async def _write(
     connection: Connection,
     rows: Mapping[Key, _Row],
-    before: Mapping[Key, State],
+    before: Mapping[Key, _Row],
     attempts: Sequence[Mapping[str, Any]],
 ) -> None:
-    came_to_nothing = [
-        key
-        for key, row in rows.items()
-        if row.state in RELEASES_MARKS and before[key] not in RELEASES_MARKS
-    ]
+    changed = {key: row for key, row in rows.items() if row != before[key]}
+    came_to_nothing = [key for key, row in changed.items() if row.state in RELEASES_MARKS]
     came_after_all = [
         key
-        for key, row in rows.items()
-        if row.state == State.SENT and before[key] in RELEASES_MARKS
+        for key, row in changed.items()
+        if row.state == State.SENT and before[key].state in RELEASES_MARKS
     ]
     if came_to_nothing:
         await marks.release(connection, came_to_nothing)
     if came_after_all:
         await marks.take_back(connection, came_after_all)
-    await connection.cursor().executemany(_WRITE, [vars(row) for row in rows.values()])
+    if changed:
+        await connection.cursor().executemany(_WRITE, [vars(row) for row in changed.values()])
     if attempts:
         await connection.cursor().executemany(_WRITE_ATTEMPT, attempts)
 

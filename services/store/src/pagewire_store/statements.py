@@ -5,29 +5,18 @@ from __future__ import annotations
 from pagewire.type.v1.event_pb2 import SOURCE_STANDBY
 from pagewire_store.columns import BIGINT, BYTES, INT, SMALLINT, TEXT, TIME, UUIDS, Bulk
 
-# Which of these pages are connected.
-CONNECTED_PAGES = Bulk(
-    "select p.page_id from {rows} join page p on p.page_id = n.page_id where p.connected",
-    page_id=TEXT,
-)
-
-# Which of these events are stored, and by which source.
-KNOWN_EVENTS = Bulk(
+# What is stored of these events: whether their page is connected, by which source they came where
+# they are known, and whether their lane is still to be made.
+SEEN = Bulk(
     """
-    select e.page_id, e.event_key, e.source
-    from {rows} join event e on e.page_id = n.page_id and e.event_key = n.event_key
+    select n.ord, p.page_id is not null, e.source, l.page_id is null
+    from {rows}
+    left join page p on p.page_id = n.page_id and p.connected
+    left join event e on e.page_id = n.page_id and e.event_key = n.event_key
+    left join lane l on l.page_id = n.page_id and l.lane = n.lane
     """,
     page_id=TEXT,
     event_key=TEXT,
-)
-
-# Which of these lanes have no row yet.
-MISSING_LANES = Bulk(
-    """
-    select n.page_id, n.lane from {rows}
-    where not exists (select from lane l where l.page_id = n.page_id and l.lane = n.lane)
-    """,
-    page_id=TEXT,
     lane=TEXT,
 )
 
@@ -191,12 +180,11 @@ READABLE_EVENTS = """
     where e.state = 'unknown_page' order by e.page_id, e.number limit %s
 """
 
-# Ends such events; answers those that nobody else has ended meanwhile.
+# Ends such events, found by their keys: not by their state, whose index is as long as the backlog.
 READ_IN = Bulk(
     """
     update event e set state = 'done' from {rows}
-    where e.page_id = n.page_id and e.event_key = n.event_key and e.state = 'unknown_page'
-    returning e.page_id, e.event_key
+    where e.page_id = n.page_id and e.event_key = n.event_key
     """,
     page_id=TEXT,
     event_key=TEXT,

@@ -44,21 +44,18 @@ class UnknownPages:
         return await in_transaction(self._engine, work)
 
     async def _read_in(self, connection: Driver) -> int:
-        found = await connection.execute(statements.READABLE_EVENTS, (CHUNK,))
-        events = [_Waiting(*row) for row in await found.fetchall()]
-        if not events:
+        lanes = sorted({(event.page_id, event.lane) for event in await _readable(connection)})
+        if not lanes:
             return 0
-        lanes = sorted({(event.page_id, event.lane) for event in events})
         locked = set(await (await statements.LOCK_LANES.run(connection, lanes)).fetchall())
-        free = [event for event in events if (event.page_id, event.lane) in locked]
-        if not free:
-            return 0
-        ended = await statements.READ_IN.run(connection, [(e.page_id, e.event_key) for e in free])
-        ours = set(await ended.fetchall())
-        await self._write(connection, [e for e in free if (e.page_id, e.event_key) in ours])
-        return len(ours)
+        # Read again: now nobody else ends what is in these lanes.
+        events = [e for e in await _readable(connection) if (e.page_id, e.lane) in locked]
+        if events:
+            await self._write(connection, events)
+        return len(events)
 
     async def _write(self, connection: Driver, events: list[_Waiting]) -> None:
+        await statements.READ_IN.run(connection, [(e.page_id, e.event_key) for e in events])
         rows = project(Event.FromString(event.detail) for event in events)
         await projecting.write(connection, rows)
         declined = [(e.page_id, e.event_key, "page_unknown") for e in events if e.trigger]
@@ -68,3 +65,8 @@ class UnknownPages:
             await self._bind_echoes(connection, rows.echoes)
         if rows.own_comments:
             await self._bind_comments(connection, rows.own_comments)
+
+
+async def _readable(connection: Driver) -> list[_Waiting]:
+    found = await connection.execute(statements.READABLE_EVENTS, (CHUNK,))
+    return [_Waiting(*row) for row in await found.fetchall()]

@@ -1,10 +1,10 @@
 """The budget: how soon the next call for a page may go out. Times are seconds of one monotonic
 clock.
 
-Rates are Meta's (Messenger rate limiting, 2026-03-23; Instagram platform overview): 2 conversation
-calls a second and 300 sends a second a page (Instagram: the lower of the two figures published,
-100), 10 with audio or video, 750 private replies an hour. Usage headers correct them: slower from
-75 per cent, stopped at 95.
+Rates are Meta's (Messenger rate limiting, 2026-03-23; Instagram platform overview): a page has 2
+conversation calls a second, 300 sends a second (Instagram: the lower of the two figures published,
+100), 10 of them with audio or video, 750 private replies an hour. Usage headers correct them:
+slower from 75 per cent, stopped at 95. One page's trouble is its own: only Meta's code 4 stops all.
 """
 
 from dataclasses import dataclass, field
@@ -33,18 +33,21 @@ class Product(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many calls a second on the long run, and so many at once."""
+    """So many calls a second in the long run, and so many at once.
+
+    In no stretch of time are there more than the two together, so they add up to Meta's figure.
+    """
 
     per_second: float
     burst: int
 
 
 RATES = {
-    Product.SEND: Rate(300, 30),
-    Product.SEND_INSTAGRAM: Rate(100, 10),
-    Product.SEND_MEDIA: Rate(10, 5),
-    Product.PRIVATE_REPLY: Rate(750 / 3600, 30),
-    Product.CONVERSATIONS: Rate(2, 2),
+    Product.SEND: Rate(270, 30),
+    Product.SEND_INSTAGRAM: Rate(90, 10),
+    Product.SEND_MEDIA: Rate(8, 2),
+    Product.PRIVATE_REPLY: Rate(720 / 3600, 30),
+    Product.CONVERSATIONS: Rate(2, 1),
     Product.PAGE: Rate(20, 20),
 }
 
@@ -67,28 +70,28 @@ class Budget:
 
     def wait(self, page_id: str, product: Product, now: float) -> float:
         """Seconds until a call may go out: 0 is now. Spends nothing."""
-        account = self._account(page_id)
-        stopped = max(account.stopped_until, self._app_stopped_until) - now
         rate = RATES[product]
-        room_at = account.full_at.get(product, 0.0) - (rate.burst - 1) * self._distance(
-            account, product
-        )
-        return max(stopped, room_at - now, 0.0)
+        full_at = self._account(page_id).full_at.get(product, 0.0)
+        room_at = full_at - (rate.burst - 1) / rate.per_second
+        return max(self.stopped(page_id, now), room_at - now)
 
     def spend(self, page_id: str, product: Product, now: float) -> None:
-        """Count a call that goes out."""
+        """Count a call that goes out now, or when its `wait` is over."""
         account = self._account(page_id)
-        begun = max(account.full_at.get(product, 0.0), now)
-        account.full_at[product] = begun + self._distance(account, product)
+        distance = (SLOWER if account.slow else 1.0) / RATES[product].per_second
+        account.full_at[product] = max(account.full_at.get(product, 0.0), now) + distance
+
+    def stopped(self, page_id: str, now: float) -> float:
+        """Seconds for which no call may go out for the page, whatever it is."""
+        until = max(self._account(page_id).stopped_until, self._app_stopped_until)
+        return max(until - now, 0.0)
 
     def observe(self, page_id: str, usage: Usage, now: float) -> None:
         """Correct the budget by an answer's headers."""
-        account = self._account(page_id)
-        account.slow = max(usage.app, usage.account) >= SLOW_FROM
-        if usage.account >= STOP_AT:
+        spent = max(usage.app, usage.account)
+        self._account(page_id).slow = spent >= SLOW_FROM
+        if spent >= STOP_AT:
             self.stop(page_id, now, usage.regain_seconds or STOP_SECONDS)
-        if usage.app >= STOP_AT:
-            self.stop_app(now, STOP_SECONDS)
 
     def stop(self, page_id: str, now: float, seconds: float) -> None:
         """No call for this page before so long."""
@@ -96,11 +99,8 @@ class Budget:
         account.stopped_until = max(account.stopped_until, now + seconds)
 
     def stop_app(self, now: float, seconds: float) -> None:
-        """No call for any page before so long: Meta's code 4, and only that."""
+        """No call for any page before so long."""
         self._app_stopped_until = max(self._app_stopped_until, now + seconds)
 
     def _account(self, page_id: str) -> _Account:
         return self._accounts.setdefault(page_id, _Account())
-
-    def _distance(self, account: _Account, product: Product) -> float:
-        return (SLOWER if account.slow else 1.0) / RATES[product].per_second

@@ -1,5 +1,7 @@
 """Credentials: each page's token, fetched from the store once a version."""
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable
 from typing import Protocol
 
@@ -24,19 +26,21 @@ class CredentialCache:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: dict[str, Credentials] = {}
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def of(self, page_id: str, version: int) -> Credentials:
         """The page's token, of at least this version.
 
         Raises Refusal: MISSING where the page is not connected any more, TRANSIENT.
         """
-        kept = self._kept.get(page_id)
-        if kept is None or kept.version < version:
-            kept = await self.newest(page_id)
-        return kept
+        async with self._asking[page_id]:  # of many who want it one asks
+            kept = self._kept.get(page_id)
+            if kept is None or kept.version < version:
+                kept = await self.newest(page_id)
+            return kept
 
     async def newest(self, page_id: str) -> Credentials:
-        """The page's token as it is now."""
+        """The page's token as it is now. Raises as `of` does."""
         request = GetPageCredentialsRequest(page_id=page_id)
         response = await self._store.GetPageCredentials(request)
         page = response.page

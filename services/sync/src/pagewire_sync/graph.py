@@ -7,8 +7,10 @@ import hashlib
 import hmac
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import httpx
@@ -17,13 +19,29 @@ from httpx_aiohttp import AiohttpTransport
 
 from pagewire.type.v1.page_pb2 import Login
 from pagewire_runtime import metrics
+from pagewire_sync.budget import Budget
 from pagewire_sync.failures import Failure, GraphError, classify
-from pagewire_sync.usage import Usage, read_usage
+from pagewire_sync.usage import read_usage
 
 ANSWER_BYTES = 8 * 2**20
 CONNECT_SECONDS = 3.0
 TOTAL_SECONDS = 10.0
 CONNECTIONS = 500
+
+PAUSES = {
+    Failure.APP_THROTTLED: 60.0,
+    Failure.THROTTLED: 60.0,
+    Failure.SUSPENDED: 900.0,
+    Failure.TOKEN: 5.0,
+    Failure.PERMISSION: 5.0,
+    Failure.SECRET: 5.0,
+}
+"""Seconds without calls after an error, where Meta does not say: Meta prolongs the block of who
+goes on calling. With a dead token it is the time in which the outbox learns of it.
+"""
+LIMIT_CODE = 613
+LIMIT_SECONDS = 5.0
+"""Code 613 is a limit by the second, of one product or thread."""
 
 _calls = metrics.histogram(
     "pagewire_graph_seconds",
@@ -58,27 +76,32 @@ class Hosts:
 
 
 @dataclass(frozen=True, slots=True)
-class AppSecrets:
-    """The secrets that sign `appsecret_proof`, by login."""
+class App:
+    """The app as Meta knows it: its id, and the secrets that sign `appsecret_proof`, by login."""
 
-    facebook: str = field(repr=False)
-    instagram: str = field(repr=False)
+    app_id: str
+    secret: str = field(repr=False)
+    instagram_secret: str = field(repr=False)
 
     def proof(self, credentials: Credentials) -> str:
         """HMAC-SHA256 of the token under the app's secret, hex (Meta's page "Securing Graph API
         calls").
         """
         by_instagram = credentials.login == Login.LOGIN_INSTAGRAM
-        secret = self.instagram if by_instagram else self.facebook
+        secret = self.instagram_secret if by_instagram else self.secret
         return hmac.new(secret.encode(), credentials.token.encode(), hashlib.sha256).hexdigest()
+
+    def credentials(self) -> Credentials:
+        """The app's own token, for what it asks as itself (Meta's page on access tokens)."""
+        token = f"{self.app_id}|{self.secret}"
+        return Credentials("", "", Login.LOGIN_FACEBOOK, token)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success: the decoded object, and what the headers say of the limits."""
+    """A success: the decoded object."""
 
     body: dict[str, Any]
-    usage: Usage
 
 
 class NotSent(Exception):
@@ -96,110 +119,172 @@ class OutcomeUnknown(Exception):
 
 
 class Graph:
-    """Calls Graph. Nothing is retried here: whether a repeat is safe only the caller knows."""
+    """Calls Graph, and lets each answer correct the budget; the waiting for it is the caller's.
 
-    def __init__(self, client: httpx.AsyncClient, hosts: Hosts, secrets: AppSecrets) -> None:
+    A POST is never repeated here: whether that is safe only the caller knows. aiohttp repeats a GET
+    or DELETE once where the connection breaks; both change nothing the second time.
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        hosts: Hosts,
+        app: App,
+        budget: Budget,
+        *,
+        total_seconds: float = TOTAL_SECONDS,
+    ) -> None:
+        """`total_seconds` is how long a call may take from its first step to its last byte."""
         self._client = client
         self._hosts = hosts
-        self._secrets = secrets
+        self._app = app
+        self._budget = budget
+        self.total_seconds = total_seconds
 
     async def get(
-        self, credentials: Credentials, path: str, params: Mapping[str, str], *, operation: str
-    ) -> tuple[Answer | GraphError, Usage]:
-        """Read. Raises NotSent or OutcomeUnknown."""
-        return await self._call("GET", credentials, path, dict(params), None, operation)
+        self,
+        credentials: Credentials,
+        node: str,
+        edge: str,
+        params: Mapping[str, str],
+        *,
+        operation: str,
+    ) -> Answer | GraphError:
+        """Read a node (`edge` empty) or an edge of it. Raises NotSent or OutcomeUnknown."""
+        return await self._call("GET", credentials, node, edge, params, None, operation)
 
     async def post(
         self,
         credentials: Credentials,
-        path: str,
+        node: str,
+        edge: str,
         body: Mapping[str, Any],
         *,
         operation: str,
-        params: Mapping[str, str] | None = None,
-    ) -> tuple[Answer | GraphError, Usage]:
+    ) -> Answer | GraphError:
         """Write, as JSON. Raises NotSent or OutcomeUnknown."""
-        return await self._call("POST", credentials, path, dict(params or {}), body, operation)
+        return await self._call("POST", credentials, node, edge, {}, body, operation)
 
     async def delete(
-        self, credentials: Credentials, path: str, params: Mapping[str, str], *, operation: str
-    ) -> tuple[Answer | GraphError, Usage]:
+        self,
+        credentials: Credentials,
+        node: str,
+        edge: str,
+        params: Mapping[str, str],
+        *,
+        operation: str,
+    ) -> Answer | GraphError:
         """Delete. Raises NotSent or OutcomeUnknown."""
-        return await self._call("DELETE", credentials, path, dict(params), None, operation)
+        return await self._call("DELETE", credentials, node, edge, params, None, operation)
+
+    async def inspect(self, credentials: Credentials) -> Answer | GraphError:
+        """What Graph says of a token of Facebook login (Meta's page on debug_token).
+
+        The one call with a page's token in its address: it is what is asked about.
+        """
+        params = {"input_token": credentials.token}
+        own = self._app.credentials()
+        return await self._call("GET", own, "debug_token", "", params, None, "debug_token")
 
     async def _call(
         self,
         method: str,
         credentials: Credentials,
-        path: str,
-        params: dict[str, str],
+        node: str,
+        edge: str,
+        params: Mapping[str, str],
         body: Mapping[str, Any] | None,
         operation: str,
-    ) -> tuple[Answer | GraphError, Usage]:
+    ) -> Answer | GraphError:
+        path = quote(node, safe="") + (f"/{edge}" if edge else "")
+        request = self._client.build_request(
+            method,
+            f"{self._hosts.base(credentials.login)}/{path}",
+            params={**params, "appsecret_proof": self._app.proof(credentials)},
+            headers=_headers(credentials, body),
+            content=None if body is None else msgspec.json.encode(body),
+        )
         begun = asyncio.get_running_loop().time()
         end = "unknown"
         try:
-            response, content = await self._exchange(method, credentials, path, params, body)
-            usage = read_usage(response.headers)
-            result = read_answer(response.status_code, content, usage)
+            response, content = await self._exchange(request)
+            result = self._heeded(credentials, response, content)
             end = "ok" if isinstance(result, Answer) else result.failure.name.lower()
-            return result, usage
+            return result
         except NotSent:
             end = "not_sent"
             raise
         finally:
             _calls.labels(operation, end).observe(asyncio.get_running_loop().time() - begun)
 
-    async def _exchange(
-        self,
-        method: str,
-        credentials: Credentials,
-        path: str,
-        params: dict[str, str],
-        body: Mapping[str, Any] | None,
-    ) -> tuple[httpx.Response, bytes]:
-        request = self._client.build_request(
-            method,
-            f"{self._hosts.base(credentials.login)}/{path}",
-            params={**params, "appsecret_proof": self._secrets.proof(credentials)},
-            headers=_headers(credentials, body),
-            content=None if body is None else msgspec.json.encode(body),
-        )
+    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
         try:
-            async with asyncio.timeout(TOTAL_SECONDS):
+            async with asyncio.timeout(self.total_seconds):
                 response = await self._client.send(request, stream=True)
                 try:
                     return response, await _bounded(response)
                 finally:
                     await response.aclose()
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise NotSent(type(error).__name__) from None
         except TimeoutError:
             raise OutcomeUnknown("timeout") from None
-        except (httpx.HTTPError, aiohttp.ClientError, OSError):
+        except httpx.DecodingError:
+            raise OutcomeUnknown("answer_unreadable") from None
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            if _while_connecting(error):
+                raise NotSent(type(error).__name__) from None
             raise OutcomeUnknown("connection_lost") from None
 
+    def _heeded(
+        self, credentials: Credentials, response: httpx.Response, content: bytes
+    ) -> Answer | GraphError:
+        """The answer, after the budget was corrected by it and by its headers."""
+        now = asyncio.get_running_loop().time()
+        usage = read_usage(response.headers, {credentials.page_id, credentials.node_id})
+        self._budget.observe(credentials.page_id, usage, now)
+        result = read_answer(response.status_code, content)
+        if isinstance(result, Answer) or result.failure not in PAUSES:
+            return result
+        own = LIMIT_SECONDS if result.code == LIMIT_CODE else PAUSES[result.failure]
+        pause = usage.regain_seconds or own
+        if result.failure is Failure.APP_THROTTLED:
+            self._budget.stop_app(now, pause)
+        else:
+            self._budget.stop(credentials.page_id, now, pause)
+        return replace(result, retry_after=pause)
 
-def read_answer(status: int, content: bytes, usage: Usage) -> Answer | GraphError:
+
+def read_answer(status: int, content: bytes) -> Answer | GraphError:
     """Read an answer's body. Raises OutcomeUnknown for a success that is no JSON object."""
     try:
         body = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         body = None
     if 200 <= status < 300:
-        if isinstance(body, dict) and "error" not in body and body.get("success") is not False:
-            return Answer(body, usage)
         if not isinstance(body, dict):
             raise OutcomeUnknown("answer_unreadable")
-    error = classify(status, body)
-    if error.failure in (Failure.THROTTLED, Failure.APP_THROTTLED) and usage.regain_seconds:
-        return GraphError(error.failure, status, error.code, error.subcode, usage.regain_seconds)
-    return error
+        if "error" not in body and body.get("success") is not False:
+            return Answer(body)
+    return classify(status, body)
 
 
 def _headers(credentials: Credentials, body: object) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {credentials.token}", "Accept": "application/json"}
+    headers = {
+        "Authorization": f"Bearer {credentials.token}",
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip",
+    }
     return headers if body is None else {**headers, "Content-Type": "application/json"}
+
+
+def _while_connecting(error: Exception) -> bool:
+    """Whether nothing of the request had been written when this came.
+
+    Only aiohttp's own exception tells: its transport for httpx calls each lost connection, also of
+    a request that was sent, a ConnectTimeout. aiohttp raises these two while it connects, and never
+    afterwards.
+    """
+    cause = error.__cause__
+    return isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
 async def _bounded(response: httpx.Response) -> bytes:
@@ -211,18 +296,25 @@ async def _bounded(response: httpx.Response) -> bytes:
     return bytes(content)
 
 
-def open_client() -> httpx.AsyncClient:
-    """A client on aiohttp's transport: no redirects, no proxy from the environment, TLS checked."""
+def open_client(connect_seconds: float = CONNECT_SECONDS) -> httpx.AsyncClient:
+    """A client on aiohttp's transport: no redirects, no proxy from the environment, no cookies, TLS
+    checked. To have a connection, new or used, may take `connect_seconds`.
+    """
 
     def session() -> aiohttp.ClientSession:
         context = ssl.create_default_context()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=30, ssl=context)
-        return aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False)
+        return aiohttp.ClientSession(
+            connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        )
 
     return httpx.AsyncClient(
-        transport=AiohttpTransport(client=session),
-        timeout=httpx.Timeout(TOTAL_SECONDS, connect=CONNECT_SECONDS),
+        transport=AiohttpTransport(client=session, trust_env=False),
+        # The pool's time is aiohttp's for the connection as a whole, name and TLS included. The
+        # rest of a call is limited by `Graph`.
+        timeout=httpx.Timeout(None, connect=connect_seconds, pool=connect_seconds),
         follow_redirects=False,
         trust_env=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # no page's reach another's
     )

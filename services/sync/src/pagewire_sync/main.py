@@ -17,7 +17,7 @@ from pagewire_runtime.settings import load
 from pagewire_sync.access import METHOD_ROLES
 from pagewire_sync.budget import Budget
 from pagewire_sync.credentials import CredentialCache
-from pagewire_sync.graph import AppSecrets, Graph, Hosts, open_client
+from pagewire_sync.graph import App, Graph, Hosts, open_client
 from pagewire_sync.history import HistoryServicer
 from pagewire_sync.pagecare import PageCare
 from pagewire_sync.readback import Reader
@@ -45,8 +45,8 @@ async def serve(settings: Settings) -> None:
             add_DeliveryServiceServicer_to_server(DeliveryServicer(outbox), server)
             add_HistoryServiceServicer_to_server(HistoryServicer(), server)
 
-        graph = Graph(client, _hosts(settings), _secrets(settings))
         budget, credentials, owner = Budget(), CredentialCache(page_care), owner_name()
+        graph = Graph(client, _hosts(settings), _app(settings), budget)
         workers = (
             Sender(outbox, credentials, graph, budget, owner).run(),
             Reader(outbox, credentials, graph, budget, owner).run(),
@@ -83,10 +83,13 @@ def _hosts(settings: Settings) -> Hosts:
     )
 
 
-def _secrets(settings: Settings) -> AppSecrets:
-    facebook = settings.app_secrets[0].get_secret_value()
+def _app(settings: Settings) -> App:
     of_instagram = settings.instagram_app_secrets or settings.app_secrets
-    return AppSecrets(facebook=facebook, instagram=of_instagram[0].get_secret_value())
+    return App(
+        app_id=settings.app_id,
+        secret=settings.app_secrets[0].get_secret_value(),
+        instagram_secret=of_instagram[0].get_secret_value(),
+    )
 
 
 async def start() -> None:

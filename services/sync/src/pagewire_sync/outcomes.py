@@ -6,16 +6,20 @@ from pagewire.store.v1.outbox_service_pb2 import AttemptOutcome, ClaimedReply, V
 from pagewire.type.v1.reply_pb2 import ReplyKind
 from pagewire_sync.failures import Failure, GraphError
 from pagewire_sync.graph import Answer
+from pagewire_sync.policy import LABELS, MESSAGES
 
-REPEATABLE = (
-    ReplyKind.REPLY_KIND_HIDE_COMMENT,
-    ReplyKind.REPLY_KIND_ADD_LABEL,
-    ReplyKind.REPLY_KIND_REMOVE_LABEL,
-)
+REPEATABLE = (ReplyKind.REPLY_KIND_HIDE_COMMENT, *LABELS)
 """Asking twice changes nothing: where nobody knows, they are asked again."""
 
-SUSPENDED_SECONDS = 900.0
-"""A restricted page is asked again after a quarter of an hour: Meta names no time."""
+NAMES_ITS_RESULT = {
+    ReplyKind.REPLY_KIND_MESSAGE: "message_id",
+    ReplyKind.REPLY_KIND_PRIVATE_REPLY: "message_id",
+    ReplyKind.REPLY_KIND_COMMENT_REPLY: "id",
+}
+"""Where an acceptance says what came of it; without that it is none."""
+
+ID_LENGTH = 512
+FETCH_ATTEMPTS = 2
 
 _VERDICTS = {
     Failure.SHRINK: Verdict.VERDICT_REFUSED,
@@ -23,12 +27,11 @@ _VERDICTS = {
     Failure.THROTTLED: Verdict.VERDICT_RETRY,
     Failure.SUSPENDED: Verdict.VERDICT_RETRY,
     Failure.TOKEN: Verdict.VERDICT_PAGE_BLOCKED,
-    Failure.PERMISSION: Verdict.VERDICT_PAGE_BLOCKED,
+    Failure.SECRET: Verdict.VERDICT_PAGE_BLOCKED,
     Failure.WINDOW: Verdict.VERDICT_REFUSED,
     Failure.NOT_OWNER: Verdict.VERDICT_REFUSED,
     Failure.RECIPIENT: Verdict.VERDICT_REFUSED,
     Failure.PARAMETER: Verdict.VERDICT_REFUSED,
-    Failure.PRIVATE_REPLY: Verdict.VERDICT_REFUSED,
     Failure.GONE: Verdict.VERDICT_REFUSED,
     Failure.TERMS: Verdict.VERDICT_REFUSED,
 }
@@ -48,20 +51,20 @@ class Ending:
     recipient_id: str = ""
 
 
-def accepted(answer: Answer) -> Ending:
-    """Graph's answer names a message, a comment, or only success."""
-    mid = answer.body.get("message_id") or answer.body.get("id") or ""
-    recipient = answer.body.get("recipient_id") or ""
-    return Ending(
-        Verdict.VERDICT_ACCEPTED, "accepted", 200, mid=str(mid), recipient_id=str(recipient)
-    )
+def accepted(reply: ClaimedReply, answer: Answer) -> Ending:
+    """Graph's answer names a message or a comment where it made one."""
+    name = NAMES_ITS_RESULT.get(reply.kind, "")
+    mid = _id(answer.body.get(name))
+    if name and not mid:
+        return unknown(reply, "answer_incomplete")
+    recipient_id = _id(answer.body.get("recipient_id"))
+    return Ending(Verdict.VERDICT_ACCEPTED, "accepted", 200, mid=mid, recipient_id=recipient_id)
 
 
 def refused(reply: ClaimedReply, error: GraphError) -> Ending:
     """Graph answered with an error."""
     verdict, reason = _refusal(reply, error)
-    retry_after = SUSPENDED_SECONDS if error.failure is Failure.SUSPENDED else error.retry_after
-    return Ending(verdict, reason, error.http_status, error.code, error.subcode, retry_after)
+    return Ending(verdict, reason, error.http_status, error.code, error.subcode, error.retry_after)
 
 
 def unknown(reply: ClaimedReply, reason: str) -> Ending:
@@ -93,11 +96,28 @@ def to_outcome(reply: ClaimedReply, ending: Ending) -> AttemptOutcome:
 
 
 def _refusal(reply: ClaimedReply, error: GraphError) -> tuple[Verdict.ValueType, str]:
-    if error.failure is Failure.TRANSIENT:
-        ending = unknown(reply, error.reason)
-        return ending.verdict, ending.reason
-    if error.failure is Failure.PRIVATE_REPLY and reply.after_uncertain:
-        return Verdict.VERDICT_ACCEPTED, "already_replied"
-    if error.failure is Failure.WINDOW:
-        return Verdict.VERDICT_REFUSED, "window_closed"
-    return _VERDICTS[error.failure], error.reason
+    match error.failure:
+        case Failure.TRANSIENT:
+            return unknown(reply, error.reason).verdict, error.reason
+        case Failure.PRIVATE_REPLY | Failure.DUPLICATE if reply.after_uncertain:
+            return Verdict.VERDICT_ACCEPTED, "already_replied"
+        case Failure.PRIVATE_REPLY | Failure.DUPLICATE:
+            return Verdict.VERDICT_REFUSED, error.reason
+        case Failure.WINDOW:
+            return Verdict.VERDICT_REFUSED, "window_closed"
+        case Failure.FETCH:
+            again = reply.attempt < FETCH_ATTEMPTS
+            return Verdict.VERDICT_RETRY if again else Verdict.VERDICT_REFUSED, error.reason
+        case Failure.PERMISSION:
+            # Without one to comment or to label, the page can still answer its messages.
+            may_write = reply.kind not in MESSAGES
+            verdict = Verdict.VERDICT_REFUSED if may_write else Verdict.VERDICT_PAGE_BLOCKED
+            return verdict, error.reason
+        case failure:
+            return _VERDICTS[failure], error.reason
+
+
+def _id(value: object) -> str:
+    """An id as Graph names it; empty for anything else."""
+    is_id = isinstance(value, str) and len(value) <= ID_LENGTH and value.isprintable()
+    return str(value) if is_id else ""

@@ -1,12 +1,12 @@
-"""Page care: a connected page is subscribed to its webhook fields, which is read back and checked
-again.
+"""Page care: a connected page is subscribed to its webhook fields, which is read back; its token is
+looked at; both are checked again.
 
-Fields: Meta's pages on subscribed_apps of a Page and of an Instagram account. An Instagram account
-that was connected by Facebook login gets its webhooks through the Page that it is linked to.
+Sources: Meta's pages on subscribed_apps of a Page and of an Instagram account, on Instagram
+webhooks (an account that was connected by Facebook login needs its Page to be subscribed to any
+field; its own fields are the app's), on debug_token.
 """
 
-import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -14,54 +14,69 @@ from typing import Any, Protocol
 from google.protobuf.duration_pb2 import Duration
 
 from pagewire.store.v1 import page_care_service_pb2 as pb
-from pagewire.type.v1.page_pb2 import Login, Page, PageState
+from pagewire.type.v1.page_pb2 import Login, Page, PageState, Platform
+from pagewire_runtime import metrics
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger, ref
 from pagewire_sync.credentials import CredentialCache
+from pagewire_sync.crew import Crew
 from pagewire_sync.failures import Failure, GraphError
 from pagewire_sync.graph import Answer, Credentials, Graph, NotSent, OutcomeUnknown
-from pagewire_sync.sender import persistently
+from pagewire_sync.patience import persistently
 
 log = get_logger(__name__)
 
 CLAIM_WAIT = Duration(seconds=1)
 AT_ONCE = 8
 
-PAGE_FIELDS = (
-    "messages",
-    "message_echoes",
-    "message_edits",
-    "message_reactions",
-    "message_reads",
-    "message_deliveries",
-    "messaging_postbacks",
-    "messaging_referrals",
-    "messaging_optins",
-    "messaging_handovers",
-    "messaging_policy_enforcement",
-    "standby",
-    "feed",
-    "mention",
+PAGE_FIELDS = frozenset(
+    {
+        "messages",
+        "message_echoes",
+        "message_edits",
+        "message_reactions",
+        "message_reads",
+        "message_deliveries",
+        "messaging_postbacks",
+        "messaging_referrals",
+        "messaging_optins",
+        "messaging_handovers",
+        "messaging_policy_enforcement",
+        "standby",
+        "feed",
+        "mention",
+    }
 )
-INSTAGRAM_FIELDS = (
-    "messages",
-    "message_edit",
-    "message_reactions",
-    "messaging_seen",
-    "messaging_postbacks",
-    "messaging_referral",
-    "messaging_optins",
-    "messaging_handover",
-    "standby",
-    "comments",
-    "live_comments",
-    "mentions",
+INSTAGRAM_FIELDS = frozenset(
+    {
+        "messages",
+        "message_edit",
+        "message_reactions",
+        "messaging_seen",
+        "messaging_postbacks",
+        "messaging_referral",
+        "messaging_optins",
+        "messaging_handover",
+        "standby",
+        "comments",
+        "live_comments",
+        "mentions",
+    }
 )
+LINKED_FIELDS = frozenset({"feed"})
+"""Of a Page that only stands for its Instagram account: any field does."""
 
 HEALTHY_AGAIN = timedelta(days=1)
 """Meta advises to check a token at least daily."""
-TROUBLED_AGAIN = timedelta(minutes=5)
 BLOCKED_AGAIN = timedelta(hours=1)
+TROUBLED_AGAIN = timedelta(minutes=5)
+UNREACHABLE_AGAIN = timedelta(minutes=1)
+EXPIRES_SOON = timedelta(days=7)
+
+PASSING = frozenset({Failure.TRANSIENT, Failure.THROTTLED, Failure.APP_THROTTLED})
+"""Says nothing of the page."""
+
+_checks = metrics.counter("pagewire_page_checks", "Checks of pages, by what they found.", ["state"])
 
 
 class Store(Protocol):
@@ -88,6 +103,14 @@ class Finding:
 HEALTHY = Finding(PageState.PAGE_STATE_HEALTHY, "", HEALTHY_AGAIN)
 
 
+class GraphRefused(Exception):
+    """Graph refused a call of the check."""
+
+    def __init__(self, error: GraphError) -> None:
+        super().__init__(error.reason)
+        self.error = error
+
+
 @dataclass(frozen=True)
 class PageCare:
     """Checks pages until it is cancelled."""
@@ -96,20 +119,27 @@ class PageCare:
     credentials: CredentialCache
     graph: Graph
     app_id: str
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     async def run(self) -> None:
         """Claim pages whose check is due, check them, write down what was found."""
-        request = pb.ClaimPageChecksRequest(max_pages=AT_ONCE, wait=CLAIM_WAIT)
-        while True:
-            response = await persistently(lambda: self.store.ClaimPageChecks(request))
-            await asyncio.gather(*(self.check(page) for page in response.pages))
+        crew = Crew(AT_ONCE)
+        try:
+            while True:
+                request = pb.ClaimPageChecksRequest(max_pages=await crew.room(), wait=CLAIM_WAIT)
+                claimed = await persistently(lambda: self.store.ClaimPageChecks(request))  # noqa: B023
+                for page in claimed.pages:
+                    crew.start(self.check(page))
+        finally:
+            await crew.dismiss()
 
     async def check(self, page: Page) -> None:
-        """Subscribe the page, read that back, and write it down."""
+        """Check a page, and write down what was found."""
         try:
             credentials = await self.credentials.newest(page.page_id)
-            finding = await self._subscribed(credentials)
-            await self._record(credentials, finding)
+            finding = await self._find(page, credentials)
+            _checks.labels(_word(finding.state)).inc()
+            await self.store.RecordPageCheck(self._record(credentials, finding))
         except Refusal as refusal:
             # Disconnected meanwhile, or the store is away: the lease ends and it is checked again.
             if refusal.kind is not Kind.MISSING:
@@ -117,58 +147,138 @@ class PageCare:
                     "a page check was put off", reason=refusal.reason, page=ref(page.page_id)
                 )
 
-    async def _subscribed(self, credentials: Credentials) -> Finding:
-        path = f"{credentials.node_id}/subscribed_apps"
-        fields = fields_for(credentials.login)
+    async def _find(self, page: Page, credentials: Credentials) -> Finding:
         try:
-            asked, _ = await self.graph.post(
-                credentials, path, {"subscribed_fields": ",".join(fields)}, operation="subscribe"
-            )
-            if isinstance(asked, GraphError):
-                return troubled(asked)
-            shown, _ = await self.graph.get(credentials, path, {}, operation="subscriptions")
+            if not await self._subscribe(page, credentials):
+                return Finding(
+                    PageState.PAGE_STATE_DEGRADED, "subscription_missing", TROUBLED_AGAIN
+                )
         except NotSent:
-            return Finding(PageState.PAGE_STATE_DEGRADED, "graph_unreachable", TROUBLED_AGAIN)
+            return inconclusive(page, "graph_unreachable")
         except OutcomeUnknown as lost:
-            return Finding(PageState.PAGE_STATE_DEGRADED, f"graph_{lost.reason}", TROUBLED_AGAIN)
-        return troubled(shown) if isinstance(shown, GraphError) else self._read_back(shown, fields)
+            return inconclusive(page, f"graph_{lost.reason}")
+        except GraphRefused as refused:
+            return troubled(page, refused.error)
+        return await self._inspect(credentials)
 
-    def _read_back(self, shown: Answer, fields: tuple[str, ...]) -> Finding:
-        missing = set(fields) - subscribed_fields(shown.body, self.app_id)
-        if not missing:
+    async def _inspect(self, credentials: Credentials) -> Finding:
+        """What Graph says of a token that works now.
+
+        It is asked as the app, so that a refusal says nothing of the page.
+        """
+        if credentials.login == Login.LOGIN_INSTAGRAM:  # debug_token is of Facebook login
             return HEALTHY
-        return Finding(PageState.PAGE_STATE_DEGRADED, "subscription_missing", TROUBLED_AGAIN)
+        try:
+            answer = _accepted(await self.graph.inspect(credentials))
+            return token_finding(answer.body, self.now())
+        except (NotSent, OutcomeUnknown, GraphRefused) as failed:
+            log.warning("a token could not be inspected", why=str(failed))
+            return HEALTHY
 
-    async def _record(self, credentials: Credentials, finding: Finding) -> None:
+    async def _subscribe(self, page: Page, credentials: Credentials) -> bool:
+        """Whether Graph shows all fields, after they were asked for where it did not.
+
+        What is subscribed beyond them stays: others of the same app may want it.
+        """
+        shown = await self._subscribed(credentials)
+        if is_enough(page, shown):
+            return True
+        wanted = {"subscribed_fields": ",".join(sorted(shown | fields_for(page)))}
+        _accepted(
+            await self.graph.post(
+                credentials,
+                credentials.node_id,
+                "subscribed_apps",
+                wanted,
+                operation="subscribe",
+            )
+        )
+        return is_enough(page, await self._subscribed(credentials))
+
+    async def _subscribed(self, credentials: Credentials) -> frozenset[str]:
+        answer = await self.graph.get(
+            credentials, credentials.node_id, "subscribed_apps", {}, operation="subscriptions"
+        )
+        # graph.instagram.com shows only who asks, whose id there is another.
+        by_instagram = credentials.login == Login.LOGIN_INSTAGRAM
+        return subscribed_fields(_accepted(answer).body, None if by_instagram else self.app_id)
+
+    def _record(self, credentials: Credentials, finding: Finding) -> pb.RecordPageCheckRequest:
         request = pb.RecordPageCheckRequest(
             page_id=credentials.page_id,
             state=finding.state,
             state_reason=finding.reason,
             token_version=credentials.version,
         )
-        request.next_check_time.FromDatetime(datetime.now(UTC) + finding.again)
-        await self.store.RecordPageCheck(request)
+        request.next_check_time.FromDatetime(self.now() + finding.again)
+        return request
 
 
-def fields_for(login: Login.ValueType) -> tuple[str, ...]:
+def fields_for(page: Page) -> frozenset[str]:
     """The webhook fields of a page; the two logins know them by other names."""
-    return INSTAGRAM_FIELDS if login == Login.LOGIN_INSTAGRAM else PAGE_FIELDS
+    if page.login == Login.LOGIN_INSTAGRAM:
+        return INSTAGRAM_FIELDS
+    return LINKED_FIELDS if page.platform == Platform.PLATFORM_INSTAGRAM else PAGE_FIELDS
 
 
-def subscribed_fields(body: dict[str, Any], app_id: str) -> set[str]:
-    """The fields that an answer of subscribed_apps shows for this app."""
+def is_enough(page: Page, subscribed: Collection[str]) -> bool:
+    """Whether events of the page flow, as far as its subscription goes."""
+    wanted = fields_for(page)
+    return bool(subscribed) if wanted is LINKED_FIELDS else wanted <= set(subscribed)
+
+
+def subscribed_fields(body: Mapping[str, Any], app_id: str | None) -> frozenset[str]:
+    """The fields that an answer of subscribed_apps shows for this app; None is any app."""
     data = body.get("data")
     apps = [app for app in data if isinstance(app, dict)] if isinstance(data, list) else []
-    own = [app for app in apps if str(app.get("id", app_id)) == app_id]
-    return {str(field) for app in own for field in app.get("subscribed_fields") or ()}
+    own = [app for app in apps if app_id is None or str(app.get("id", app_id)) == app_id]
+    listed = [app.get("subscribed_fields") for app in own]
+    return frozenset(
+        str(field) for fields in listed if isinstance(fields, list) for field in fields
+    )
 
 
-def troubled(error: GraphError) -> Finding:
+def token_finding(body: Mapping[str, Any], now: datetime) -> Finding:
+    """What an answer of debug_token says; its times are seconds of Unix time, 0 is never."""
+    data = body.get("data")
+    if not isinstance(data, dict):
+        raise OutcomeUnknown("answer_unreadable")
+    if data.get("is_valid") is not True:
+        return Finding(PageState.PAGE_STATE_BLOCKED, "token_invalid", BLOCKED_AGAIN)
+    ends = [data.get("expires_at"), data.get("data_access_expires_at")]
+    soon = (now + EXPIRES_SOON).timestamp()
+    if any(isinstance(end, int) and 0 < end <= soon for end in ends):
+        return Finding(PageState.PAGE_STATE_EXPIRING, "token_expires_soon", HEALTHY_AGAIN)
+    return HEALTHY
+
+
+def troubled(page: Page, error: GraphError) -> Finding:
     """What an error of Graph says of a page."""
     match error.failure:
         case Failure.TOKEN:
             return Finding(PageState.PAGE_STATE_BLOCKED, "token_invalid", BLOCKED_AGAIN)
         case Failure.PERMISSION:
             return Finding(PageState.PAGE_STATE_BLOCKED, "permission_missing", BLOCKED_AGAIN)
+        case Failure.SECRET:
+            return Finding(PageState.PAGE_STATE_BLOCKED, "app_secret_wrong", BLOCKED_AGAIN)
+        case failure if failure in PASSING:
+            return inconclusive(page, error.reason)
         case _:
             return Finding(PageState.PAGE_STATE_DEGRADED, error.reason, TROUBLED_AGAIN)
+
+
+def inconclusive(page: Page, reason: str) -> Finding:
+    """A page about which nothing was learnt stays as it is, and is asked again soon."""
+    if page.state in (PageState.PAGE_STATE_DEGRADED, PageState.PAGE_STATE_UNSPECIFIED):
+        return Finding(PageState.PAGE_STATE_DEGRADED, reason, UNREACHABLE_AGAIN)
+    return Finding(page.state, page.state_reason, UNREACHABLE_AGAIN)
+
+
+def _accepted(answer: Answer | GraphError) -> Answer:
+    if isinstance(answer, GraphError):
+        raise GraphRefused(answer)
+    return answer
+
+
+def _word(state: PageState.ValueType) -> str:
+    return PageState.Name(state).removeprefix("PAGE_STATE_").lower()

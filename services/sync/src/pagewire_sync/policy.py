@@ -2,11 +2,11 @@
 
 Sources: Meta's Send API page and Instagram's messaging page (24-hour window, HUMAN_AGENT up to 7
 days, texts under 2,000 characters on Messenger and of at most 1,000 bytes on Instagram), private
-replies (7 days), custom labels (Messenger only).
+replies (7 days), custom labels (Messenger only). Of a comment's length Meta publishes nothing.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from pagewire.store.v1.outbox_service_pb2 import ClaimedReply, Verdict
 from pagewire.type.v1.page_pb2 import Platform
@@ -19,11 +19,7 @@ MESSENGER_CHARACTERS = 1_999
 INSTAGRAM_BYTES = 1_000
 
 LABELS = (ReplyKind.REPLY_KIND_ADD_LABEL, ReplyKind.REPLY_KIND_REMOVE_LABEL)
-WITH_TEXT = (
-    ReplyKind.REPLY_KIND_MESSAGE,
-    ReplyKind.REPLY_KIND_PRIVATE_REPLY,
-    ReplyKind.REPLY_KIND_COMMENT_REPLY,
-)
+MESSAGES = (ReplyKind.REPLY_KIND_MESSAGE, ReplyKind.REPLY_KIND_PRIVATE_REPLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +32,7 @@ class Refused:
 
 def examine(reply: ClaimedReply, now: datetime) -> Refused | None:
     """The first rule of the platform that forbids this reply; None where it may be sent."""
-    if reply.HasField("expire_time") and now >= _utc(reply.expire_time.ToDatetime(), now):
+    if reply.HasField("expire_time") and now >= reply.expire_time.ToDatetime(UTC):
         return Refused(Verdict.VERDICT_EXPIRED, "too_late")
     if reply.kind == ReplyKind.REPLY_KIND_MESSAGE and not _in_window(reply, now):
         return _closed(reply)
@@ -44,8 +40,8 @@ def examine(reply: ClaimedReply, now: datetime) -> Refused | None:
         return _closed(reply)
     if reply.kind in LABELS and reply.platform != Platform.PLATFORM_MESSENGER:
         return Refused(Verdict.VERDICT_REFUSED, "label_unsupported")
-    if reply.kind in WITH_TEXT and (why := _content_wrong(reply)):
-        return Refused(Verdict.VERDICT_REFUSED, why)
+    if wrong := _content_wrong(reply):
+        return Refused(Verdict.VERDICT_REFUSED, wrong)
     return None
 
 
@@ -75,11 +71,14 @@ def _allowed_tag(reply: ClaimedReply) -> bool:
 def _within(reply: ClaimedReply, window: timedelta, now: datetime) -> bool:
     if not reply.HasField("last_inbound_time"):
         return False
-    return now < _utc(reply.last_inbound_time.ToDatetime(), now) + window
+    return now < reply.last_inbound_time.ToDatetime(UTC) + window
 
 
 def _comment_is_fresh(reply: ClaimedReply, now: datetime) -> bool:
-    return now < _utc(reply.comment_time.ToDatetime(), now) + PRIVATE_REPLY_WINDOW
+    """Where nobody knows when the comment was written, Graph does."""
+    if not reply.HasField("comment_time"):
+        return True
+    return now < reply.comment_time.ToDatetime(UTC) + PRIVATE_REPLY_WINDOW
 
 
 def _closed(reply: ClaimedReply) -> Refused:
@@ -90,16 +89,19 @@ def _closed(reply: ClaimedReply) -> Refused:
 
 
 def _content_wrong(reply: ClaimedReply) -> str:
-    kind = reply.content.WhichOneof("content")
-    if reply.kind == ReplyKind.REPLY_KIND_COMMENT_REPLY and kind != "text":
-        return "comment_reply_must_be_text"
-    text = text_of(reply.content)
-    if kind != "media" and not text.strip():
+    said, text = reply.content.WhichOneof("content"), text_of(reply.content)
+    if reply.kind == ReplyKind.REPLY_KIND_COMMENT_REPLY:
+        if said != "text":
+            return "comment_reply_must_be_text"
+        return "" if text.strip() else "text_empty"
+    if reply.kind not in MESSAGES or said == "media":
+        return ""
+    if not text.strip():
         return "text_empty"
-    if reply.platform == Platform.PLATFORM_INSTAGRAM:
-        return "text_too_long" if len(text.encode()) > INSTAGRAM_BYTES else ""
-    return "text_too_long" if len(text) > MESSENGER_CHARACTERS else ""
+    return "text_too_long" if _too_long(text, reply.platform) else ""
 
 
-def _utc(naive: datetime, like: datetime) -> datetime:
-    return naive.replace(tzinfo=like.tzinfo)
+def _too_long(text: str, platform: Platform.ValueType) -> bool:
+    if platform == Platform.PLATFORM_INSTAGRAM:
+        return len(text.encode()) > INSTAGRAM_BYTES
+    return len(text) > MESSENGER_CHARACTERS

@@ -1,10 +1,11 @@
 """Read-back: whether Graph accepted a reply of which nobody knows, looked for where it would stand.
 
-A message is sought among the conversation's newest messages, a comment reply among the comment's
-replies: written by the page, with the same text, not before the attempt, and bound to no other
-reply. A private reply cannot be found that way (the person's id is not known before Graph names
-it): it counts as looked for, is tried again, and Graph's "already replied" then tells. Fields:
-Meta's pages on conversations and comments.
+A message is sought among the conversation's newest messages, a comment reply among the replies of
+the top comment, where Meta puts each: written by the page, with the same text, not before the
+attempt, and bound to no other reply. What was not read as far back as the attempt proves nothing. A
+private reply cannot be found that way (the person's id is not known before Graph names it): it
+counts as looked for, is tried again, and Graph's "already replied" then tells. Fields: Meta's pages
+on conversations and comments.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import unicodedata
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
@@ -23,16 +23,20 @@ from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.reply_pb2 import ReplyKind
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import Refusal
+from pagewire_runtime.logs import get_logger
 from pagewire_sync.budget import Budget, Product
 from pagewire_sync.credentials import CredentialCache
+from pagewire_sync.crew import Crew
 from pagewire_sync.failures import GraphError
-from pagewire_sync.graph import Credentials, Graph, NotSent, OutcomeUnknown
+from pagewire_sync.graph import Graph, NotSent, OutcomeUnknown
+from pagewire_sync.patience import persistently
 from pagewire_sync.policy import text_of
-from pagewire_sync.sender import persistently
+
+log = get_logger(__name__)
 
 CLAIM_WAIT = Duration(seconds=1)
-AT_ONCE = 8
-NEWEST = "20"
+AT_ONCE = 16
+NEWEST = 50
 CLOCK_SLACK = timedelta(seconds=120)
 """Meta's clock may be behind ours by so much."""
 PATIENCE_SECONDS = 5.0
@@ -54,14 +58,39 @@ class Outbox(Protocol):
     ) -> Awaitable[pb.RecordReadBacksResponse]: ...
 
 
+class LookFailed(Exception):
+    """Nothing is known after this look; `reason` is a stable word."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A message or comment as Graph shows it."""
+    """A message or comment as Graph shows it; `from_id` is empty where Graph does not tell."""
 
     mid: str
     from_id: str
     text: str
     created: datetime | None
+    attached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What stands there; `more` is behind it; `newest_first` where Graph sorts so."""
+
+    seen: Sequence[Seen]
+    more: bool
+    newest_first: bool = True
+
+    def reaches(self, earliest: datetime) -> bool:
+        """Whether whatever was made since then is in it."""
+        if not self.more:
+            return True
+        oldest = self.seen[-1].created if self.seen else None
+        return self.newest_first and oldest is not None and oldest < earliest
 
 
 @dataclass(frozen=True)
@@ -75,115 +104,172 @@ class Reader:
     owner: str
 
     async def run(self) -> None:
-        """Claim, look, write down."""
-        request = pb.ClaimReadBacksRequest(owner=self.owner, max_replies=AT_ONCE, wait=CLAIM_WAIT)
-        while True:
-            claimed = await persistently(lambda: self.outbox.ClaimReadBacks(request))
-            if not claimed.read_backs:
-                continue
-            results = await asyncio.gather(*(self.look(each) for each in claimed.read_backs))
-            record = partial(
-                self.outbox.RecordReadBacks, pb.RecordReadBacksRequest(results=results)
-            )
-            await persistently(record)
+        """Claim, look, write down: each beside the others, so that no page holds up another."""
+        crew = Crew(AT_ONCE)
+        try:
+            while True:
+                request = pb.ClaimReadBacksRequest(
+                    owner=self.owner, max_replies=await crew.room(), wait=CLAIM_WAIT
+                )
+                claimed = await persistently(lambda: self.outbox.ClaimReadBacks(request))  # noqa: B023
+                for read_back in claimed.read_backs:
+                    crew.start(self._settle(read_back))
+        finally:
+            await crew.dismiss()
+
+    async def _settle(self, read_back: ReadBack) -> None:
+        result = await self.look(read_back)
+        _looks.labels(result.WhichOneof("result")).inc()
+        try:
+            await self.outbox.RecordReadBacks(pb.RecordReadBacksRequest(results=[result]))
+        except Refusal as refusal:  # it will be looked for again
+            log.warning("a look was not written down", reason=refusal.reason)
 
     async def look(self, read_back: ReadBack) -> ReadBackResult:
         """Look once. A successful answer without a match is clean, an error is not."""
         reply = read_back.reply
-        result = ReadBackResult(tag=reply.tag)
         if reply.kind == ReplyKind.REPLY_KIND_PRIVATE_REPLY:
-            result.clean = True
-        else:
-            seen = await self._seen(reply)
-            if isinstance(seen, str):
-                result.error = seen
-            else:
-                _judge(result, matches(read_back, seen))
-        _looks.labels(result.WhichOneof("result")).inc()
-        return result
-
-    async def _seen(self, reply: ClaimedReply) -> Sequence[Seen] | str:
-        """What stands there now, or why that could not be read."""
-        loop = asyncio.get_running_loop()
-        wait = self.budget.wait(reply.page_id, Product.CONVERSATIONS, loop.time())
-        if wait > PATIENCE_SECONDS:
-            return "budget_spent"
-        self.budget.spend(reply.page_id, Product.CONVERSATIONS, loop.time())
-        await asyncio.sleep(wait)
+            return ReadBackResult(tag=reply.tag, clean=True)
         try:
-            credentials = await self.credentials.of(reply.page_id, reply.token_version)
-            return await self._read(reply, credentials)
-        except Refusal as refused:
-            return refused.reason.lower()
+            return judge(read_back, await self._view(reply))
+        except (LookFailed, OutcomeUnknown) as failed:
+            return ReadBackResult(tag=reply.tag, error=failed.reason)
         except NotSent:
-            return "connect_failed"
-        except OutcomeUnknown as lost:
-            return lost.reason
+            return ReadBackResult(tag=reply.tag, error="connect_failed")
+        except Refusal as refusal:
+            return ReadBackResult(tag=reply.tag, error=refusal.reason.lower())
 
-    async def _read(self, reply: ClaimedReply, credentials: Credentials) -> Sequence[Seen] | str:
-        path, params = where(reply)
-        answer, usage = await self.graph.get(credentials, path, params, operation="read_back")
-        self.budget.observe(reply.page_id, usage, asyncio.get_running_loop().time())
+    async def _view(self, reply: ClaimedReply) -> View:
+        if reply.kind != ReplyKind.REPLY_KIND_COMMENT_REPLY:
+            params = conversation_params(reply)
+            body = await self._get(
+                reply, reply.node_id, "conversations", params, Product.CONVERSATIONS
+            )
+            return conversation_view(body)
+        parent = {"fields": "parent_id" if _on_instagram(reply) else "parent"}
+        comment = await self._get(reply, reply.comment_id, "", parent, Product.PAGE)
+        edge, params = comment_edge(reply)
+        top = parent_of(comment) or reply.comment_id
+        body = await self._get(reply, top, edge, params, Product.PAGE)
+        return comment_view(body, newest_first=not _on_instagram(reply))
+
+    async def _get(
+        self,
+        reply: ClaimedReply,
+        node: str,
+        edge: str,
+        params: Mapping[str, str],
+        product: Product,
+    ) -> Mapping[str, Any]:
+        await self._turn(reply.page_id, product)
+        credentials = await self.credentials.of(reply.page_id, reply.token_version)
+        answer = await self.graph.get(credentials, node, edge, params, operation="read_back")
         if isinstance(answer, GraphError):
-            return answer.reason
-        return seen_in(reply.kind, answer.body)
+            raise LookFailed(answer.reason)
+        return answer.body
+
+    async def _turn(self, page_id: str, product: Product) -> None:
+        clock = asyncio.get_running_loop().time
+        wait = self.budget.wait(page_id, product, clock())
+        if wait > PATIENCE_SECONDS:
+            raise LookFailed("budget_spent")
+        self.budget.spend(page_id, product, clock())
+        if wait:
+            await asyncio.sleep(wait)
+        if self.budget.stopped(page_id, clock()):
+            raise LookFailed("budget_spent")
 
 
-def where(reply: ClaimedReply) -> tuple[str, Mapping[str, str]]:
-    """The path and parameters of the read that would show the reply."""
-    instagram = reply.platform == Platform.PLATFORM_INSTAGRAM
-    if reply.kind == ReplyKind.REPLY_KIND_COMMENT_REPLY:
-        if instagram:
-            return f"{reply.comment_id}/replies", {"fields": "id,text,from,timestamp"}
-        params = {"fields": "id,message,from,created_time", "order": "reverse_chronological"}
-        return f"{reply.comment_id}/comments", params
-    return f"{reply.node_id}/conversations", {
-        "platform": "instagram" if instagram else "messenger",
+def conversation_params(reply: ClaimedReply) -> Mapping[str, str]:
+    """What is asked of the page's conversations: the one thread with the person."""
+    return {
+        "platform": "instagram" if _on_instagram(reply) else "messenger",
         "user_id": reply.person_id,
-        "fields": f"messages.limit({NEWEST}){{id,message,from,created_time}}",
+        "fields": f"messages.limit({NEWEST}){{id,message,from,created_time,attachments}}",
     }
 
 
-def seen_in(kind: ReplyKind.ValueType, body: Mapping[str, Any]) -> list[Seen]:
-    """The messages or comments of an answer; what is malformed is passed over."""
-    data = body.get("data")
-    items = data if isinstance(data, list) else []
-    if kind == ReplyKind.REPLY_KIND_COMMENT_REPLY:
-        return [_seen(item) for item in items if isinstance(item, dict)]
-    threads = [item.get("messages") for item in items if isinstance(item, dict)]
-    return [
-        _seen(message)
-        for thread in threads
-        if isinstance(thread, dict)
-        for message in thread.get("data") or ()
-        if isinstance(message, dict)
-    ]
+def comment_edge(reply: ClaimedReply) -> tuple[str, Mapping[str, str]]:
+    """The edge of the top comment where its replies stand, and what is asked of it."""
+    if _on_instagram(reply):
+        return "replies", {"fields": "id,text,from,timestamp", "limit": str(NEWEST)}
+    fields = "id,message,from,created_time"
+    params = {"fields": fields, "order": "reverse_chronological", "limit": str(NEWEST)}
+    return "comments", params
+
+
+def conversation_view(body: Mapping[str, Any]) -> View:
+    """The messages of the one thread that was asked for. Raises LookFailed."""
+    threads = [thread.get("messages") for thread in _list(body)]
+    pages = [page for page in threads if isinstance(page, dict)]
+    seen = [_seen(message) for page in pages for message in _list(page)]
+    return View(seen, any(map(_more, pages)))
+
+
+def comment_view(body: Mapping[str, Any], *, newest_first: bool) -> View:
+    """The replies of a comment. Raises LookFailed."""
+    return View([_seen(comment) for comment in _list(body)], _more(body), newest_first)
+
+
+def parent_of(comment: Mapping[str, Any]) -> str:
+    """The top comment that this one stands below; empty where it is one."""
+    parent = comment.get("parent")
+    return str(parent.get("id", "") if isinstance(parent, dict) else comment.get("parent_id") or "")
+
+
+def judge(read_back: ReadBack, view: View) -> ReadBackResult:
+    """What the view says of the reply."""
+    tag = read_back.reply.tag
+    found = matches(read_back, view.seen)
+    earliest = _earliest(read_back)
+    if len(found) == 1:
+        return ReadBackResult(tag=tag, found_mid=found[0].mid)
+    if found:
+        return ReadBackResult(tag=tag, ambiguous_mid=found[0].mid)
+    if not view.reaches(earliest):
+        return ReadBackResult(tag=tag, error="too_much_to_read")
+    is_message = read_back.reply.kind == ReplyKind.REPLY_KIND_MESSAGE
+    if is_message and any(not each.from_id and _since(each, earliest) for each in view.seen):
+        # Of messages beyond the newest 20 Graph may show no more than the id.
+        return ReadBackResult(tag=tag, error="details_missing")
+    return ReadBackResult(tag=tag, clean=True)
 
 
 def matches(read_back: ReadBack, seen: Sequence[Seen]) -> list[Seen]:
-    """What could be the reply, newest first as Graph lists it."""
-    reply = read_back.reply
-    text = _plain(text_of(reply.content))
-    earliest = read_back.attempt_time.ToDatetime(tzinfo=UTC) - CLOCK_SLACK
-    own = {reply.page_id, reply.node_id}
-    bound = set(read_back.bound_mids)
+    """What could be the reply, as Graph lists it; of a medium only its presence can be told."""
+    reply, earliest = read_back.reply, _earliest(read_back)
+    text, is_medium = _plain(text_of(reply.content)), reply.content.HasField("media")
+    own, bound = {reply.page_id, reply.node_id}, set(read_back.bound_mids)
     return [
         each
         for each in seen
-        if each.from_id in own
+        if each.mid
+        and each.from_id in own
         and each.mid not in bound
-        and (each.created is None or each.created >= earliest)
+        and _since(each, earliest)
         and _plain(each.text) == text
+        and (each.attached or not is_medium)
     ]
 
 
-def _judge(result: ReadBackResult, found: Sequence[Seen]) -> None:
-    if not found:
-        result.clean = True
-    elif len(found) == 1:
-        result.found_mid = found[0].mid
-    else:
-        result.ambiguous_mid = found[0].mid
+def _earliest(read_back: ReadBack) -> datetime:
+    return read_back.attempt_time.ToDatetime(UTC) - CLOCK_SLACK
+
+
+def _since(seen: Seen, earliest: datetime) -> bool:
+    return seen.created is None or seen.created >= earliest
+
+
+def _list(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    data = body.get("data")
+    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
+        raise LookFailed("answer_unreadable")
+    return data
+
+
+def _more(page: Mapping[str, Any]) -> bool:
+    paging = page.get("paging")
+    return isinstance(paging, dict) and "next" in paging
 
 
 def _seen(item: Mapping[str, Any]) -> Seen:
@@ -193,6 +279,7 @@ def _seen(item: Mapping[str, Any]) -> Seen:
         from_id=str(author.get("id", "")) if isinstance(author, dict) else "",
         text=str(item.get("message", item.get("text", ""))),
         created=_time(item.get("created_time", item.get("timestamp"))),
+        attached=bool(item.get("attachments")),
     )
 
 
@@ -209,3 +296,7 @@ def _time(value: Any) -> datetime | None:
 
 def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _on_instagram(reply: ClaimedReply) -> bool:
+    return reply.platform == Platform.PLATFORM_INSTAGRAM

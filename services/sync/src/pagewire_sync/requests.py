@@ -1,7 +1,6 @@
 """Requests: what each kind of reply asks of Graph.
 
-Sources: Meta's Send API page, private replies, comments of the Graph API and of Instagram, custom
-labels.
+Sources: Meta's Send API page, private replies, comments of the Graph API and of Instagram.
 """
 
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from pagewire.store.v1.outbox_service_pb2 import ClaimedReply
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.reply_pb2 import MediaType, ReplyContent, ReplyKind
 from pagewire_sync.budget import Product
-from pagewire_sync.policy import needs_tag
+from pagewire_sync.policy import MESSAGES, needs_tag
 
 _MEDIA = {
     MediaType.MEDIA_TYPE_IMAGE: "image",
@@ -21,28 +20,40 @@ _MEDIA = {
     MediaType.MEDIA_TYPE_AUDIO: "audio",
     MediaType.MEDIA_TYPE_FILE: "file",
 }
+_HEAVY = (MediaType.MEDIA_TYPE_VIDEO, MediaType.MEDIA_TYPE_AUDIO)
 
 
 @dataclass(frozen=True, slots=True)
 class GraphRequest:
-    """A POST: the path below the version, its JSON body, and which limit it counts against."""
+    """A POST: its node, the edge of it (empty: the node itself) and its JSON body."""
 
-    path: str
+    node: str
+    edge: str
     body: Mapping[str, Any]
-    product: Product
     operation: str
 
 
 def request_for(reply: ClaimedReply, now: datetime) -> GraphRequest:
     """What a message, a comment reply or a hiding asks; `labels` does labels."""
-    if reply.kind in (ReplyKind.REPLY_KIND_MESSAGE, ReplyKind.REPLY_KIND_PRIVATE_REPLY):
+    if reply.kind in MESSAGES:
         return _message(reply, now)
     if reply.kind == ReplyKind.REPLY_KIND_COMMENT_REPLY:
         edge = "replies" if _on_instagram(reply) else "comments"
         body = {"message": reply.content.text}
-        return GraphRequest(f"{reply.comment_id}/{edge}", body, Product.PAGE, "comment_reply")
-    field = "hide" if _on_instagram(reply) else "is_hidden"
-    return GraphRequest(reply.comment_id, {field: reply.hidden}, Product.PAGE, "hide_comment")
+        return GraphRequest(reply.comment_id, edge, body, "comment_reply")
+    name = "hide" if _on_instagram(reply) else "is_hidden"
+    return GraphRequest(reply.comment_id, "", {name: reply.hidden}, "hide_comment")
+
+
+def product_of(reply: ClaimedReply) -> Product:
+    """Which limit the reply counts against."""
+    if reply.kind == ReplyKind.REPLY_KIND_PRIVATE_REPLY:
+        return Product.PRIVATE_REPLY
+    if reply.kind != ReplyKind.REPLY_KIND_MESSAGE:
+        return Product.PAGE
+    if reply.content.media.type in _HEAVY:
+        return Product.SEND_MEDIA
+    return Product.SEND_INSTAGRAM if _on_instagram(reply) else Product.SEND
 
 
 def _message(reply: ClaimedReply, now: datetime) -> GraphRequest:
@@ -54,16 +65,7 @@ def _message(reply: ClaimedReply, now: datetime) -> GraphRequest:
     }
     if not private and needs_tag(reply, now):
         body |= {"messaging_type": "MESSAGE_TAG", "tag": "HUMAN_AGENT"}
-    operation = "private_reply" if private else "send"
-    return GraphRequest(f"{reply.node_id}/messages", body, _product(reply), operation)
-
-
-def _product(reply: ClaimedReply) -> Product:
-    if reply.kind == ReplyKind.REPLY_KIND_PRIVATE_REPLY:
-        return Product.PRIVATE_REPLY
-    if reply.content.WhichOneof("content") == "media":
-        return Product.SEND_MEDIA
-    return Product.SEND_INSTAGRAM if _on_instagram(reply) else Product.SEND
+    return GraphRequest(reply.node_id, "messages", body, "private_reply" if private else "send")
 
 
 def _content(content: ReplyContent) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The sender: takes replies from the outbox, asks Graph once each, writes down how that ended."""
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -15,28 +16,36 @@ from pagewire.store.v1.outbox_service_pb2 import AttemptOutcome, ClaimedReply, V
 from pagewire_runtime import metrics
 from pagewire_runtime.coalescing import Coalescer
 from pagewire_runtime.errors import Kind, Refusal
-from pagewire_runtime.logs import get_logger
-from pagewire_sync import labels, outcomes, policy
-from pagewire_sync.budget import Budget, Product
+from pagewire_runtime.logs import get_logger, ref
+from pagewire_sync import outcomes, policy
+from pagewire_sync.budget import Budget
 from pagewire_sync.credentials import CredentialCache
+from pagewire_sync.crew import Crew
 from pagewire_sync.failures import Failure, GraphError
-from pagewire_sync.graph import TOTAL_SECONDS, Answer, Credentials, Graph, NotSent, OutcomeUnknown
+from pagewire_sync.graph import Answer, Credentials, Graph, NotSent, OutcomeUnknown
+from pagewire_sync.labels import Labels
 from pagewire_sync.outcomes import Ending
-from pagewire_sync.requests import request_for
-from pagewire_sync.usage import Usage
-
-T = TypeVar("T")
+from pagewire_sync.patience import persistently
+from pagewire_sync.requests import product_of, request_for
 
 log = get_logger(__name__)
 
 CLAIM_WAIT = Duration(seconds=1)
-IN_FLIGHT = 64
-IN_FLIGHT_OF_A_PAGE = 24
+CLAIM_ENDS_SECONDS = 2.5
+"""A claim that is under way at the end gets so long to hand out what it has marked as SENDING."""
+IN_FLIGHT = 200
+IN_FLIGHT_OF_A_PAGE = 50
 """So that one page whose calls hang leaves room for the others."""
+BUSY_SECONDS = 2.0
 PATIENCE_SECONDS = 2.0
 """A reply waits for its turn in the budget so long; longer, it goes back to the outbox."""
-THROTTLED_SECONDS = 60.0
-"""Where Meta does not say when a throttled page may call again."""
+
+ALARMING = {
+    Failure.SUSPENDED: "Meta restricts a page, a person should look",
+    Failure.TOKEN: "a page's token was refused, connect the page again",
+    Failure.PERMISSION: "a page lacks a permission, grant it and connect the page again",
+    Failure.SECRET: "Meta refused the proof, see META_APP_SECRET",
+}
 
 _ended = metrics.counter(
     "pagewire_send_attempts", "Attempts to send, by how they ended.", ["verdict"]
@@ -56,6 +65,23 @@ class Outbox(Protocol):
     ) -> Awaitable[pb.RecordOutcomesResponse]: ...
 
 
+class Postponed(Exception):
+    """The call may not go out now; `seconds` is how long not, None where nobody knows."""
+
+    def __init__(self, reason: str, seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.seconds = seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Replies, and until when (by the loop's clock) nobody else is given them."""
+
+    replies: list[ClaimedReply]
+    lease_end: float
+
+
 @dataclass
 class Sender:
     """Sends until it is cancelled; then finishes what is under way, and writes it down.
@@ -71,125 +97,131 @@ class Sender:
     owner: str
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _busy: Counter[str] = field(default_factory=Counter)
+    _crew: Crew = field(default_factory=lambda: Crew(IN_FLIGHT))
+    _stopping: bool = False
 
     def __post_init__(self) -> None:
+        self._labels = Labels(self.graph)
         self._outcomes: Coalescer[AttemptOutcome, None] = Coalescer(self._record, max_items=200)
 
     async def run(self) -> None:
         """Claim and send until cancelled."""
-        sending: set[asyncio.Task[None]] = set()
+        claiming = asyncio.create_task(self._claim_on())
         try:
-            while True:
-                await _room(sending)
-                begun = asyncio.get_running_loop().time()
-                response = await self._claim(IN_FLIGHT - len(sending))
-                lease_end = begun + response.lease.ToTimedelta().total_seconds()
-                for reply in response.replies:
-                    task = asyncio.create_task(self.send(reply, lease_end))
-                    sending.add(task)
-                    task.add_done_callback(sending.discard)
-                _in_flight.set(len(sending))
+            # A claim that is cut off leaves replies marked as SENDING, by nobody.
+            await asyncio.shield(claiming)
         finally:
-            if sending:
-                await asyncio.wait(sending, timeout=TOTAL_SECONDS + PATIENCE_SECONDS)
-            await self._outcomes.close()
+            self._stopping = True
+            await asyncio.wait([claiming], timeout=CLAIM_ENDS_SECONDS)
+            claiming.cancel()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """What is not written down by then is uncertain when its lease ends, and looked for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.graph.total_seconds + PATIENCE_SECONDS):
+                await self._crew.finish()
+                await self._outcomes.close()
+        await self._crew.dismiss()
+
+    async def _claim_on(self) -> None:
+        while not self._stopping:
+            room = await self._crew.room()
+            claimed = await persistently(partial(self._claim, room))
+            for reply in claimed.replies:
+                self._crew.start(self.send(reply, claimed.lease_end))
+            _in_flight.set(len(self._crew))
+
+    async def _claim(self, room: int) -> Claimed:
+        begun = asyncio.get_running_loop().time()
+        response = await self.outbox.ClaimReplies(
+            pb.ClaimRepliesRequest(owner=self.owner, max_replies=room, wait=CLAIM_WAIT)
+        )
+        lease_end = begun + response.lease.ToTimedelta().total_seconds()
+        return Claimed(list(response.replies), lease_end)
 
     async def send(self, reply: ClaimedReply, lease_end: float) -> None:
         """Send one reply, or not, and write down how that ended."""
-        self._busy[reply.page_id] += 1
         send_time = self.now()
+        self._busy[reply.page_id] += 1
         try:
             ending = await self._attempt(reply, lease_end)
         finally:
             self._busy[reply.page_id] -= 1
             if not self._busy[reply.page_id]:
                 del self._busy[reply.page_id]
+        _ended.labels(Verdict.Name(ending.verdict).removeprefix("VERDICT_").lower()).inc()
         outcome = outcomes.to_outcome(reply, ending)
         outcome.send_time.FromDatetime(send_time)
-        _ended.labels(Verdict.Name(ending.verdict).removeprefix("VERDICT_").lower()).inc()
-        await self._outcomes.submit(outcome)
+        await self._write_down(outcome)
 
     async def _attempt(self, reply: ClaimedReply, lease_end: float) -> Ending:
-        if refusal := policy.examine(reply, self.now()):
-            return Ending(refusal.verdict, refusal.reason)
+        if forbidden := self._forbidden(reply):
+            return forbidden
         if self._busy[reply.page_id] > IN_FLIGHT_OF_A_PAGE:
-            return outcomes.postponed("page_busy", 1.0)
+            return outcomes.postponed("page_busy", BUSY_SECONDS)
         try:
             credentials = await self.credentials.of(reply.page_id, reply.token_version)
-        except Refusal as refused:
-            return outcomes.postponed(refused.reason.lower())
-        return await self._ask(reply, credentials, lease_end)
-
-    async def _ask(self, reply: ClaimedReply, credentials: Credentials, lease_end: float) -> Ending:
-        loop = asyncio.get_running_loop()
-        product = _product(reply, self.now())
-        wait = self.budget.wait(reply.page_id, product, loop.time())
-        if wait > PATIENCE_SECONDS:
-            return outcomes.postponed("budget_spent", wait)
-        self.budget.spend(reply.page_id, product, loop.time())
-        await asyncio.sleep(wait)
-        if loop.time() + TOTAL_SECONDS > lease_end:
-            return outcomes.postponed("lease_too_short", 0.0)
-        try:
-            answer, usage = await self._call(reply, credentials)
+            return await self._ask(reply, credentials, lease_end)
+        except Refusal as refusal:
+            if refusal.kind is Kind.MISSING:
+                return Ending(Verdict.VERDICT_REFUSED, "page_disconnected")
+            return outcomes.postponed(refusal.reason.lower())
+        except Postponed as later:
+            return outcomes.postponed(later.reason, later.seconds)
         except NotSent:
             return outcomes.postponed("connect_failed")
         except OutcomeUnknown as lost:
             return outcomes.unknown(reply, lost.reason)
-        self._heed(reply.page_id, answer, usage)
-        if isinstance(answer, GraphError):
-            return outcomes.refused(reply, answer)
-        return outcomes.accepted(answer)
+        except Exception:
+            log.exception("sending failed in a way that nobody foresaw", reply=ref(reply.reply_id))
+            return outcomes.unknown(reply, "unforeseen")
 
-    async def _call(
-        self, reply: ClaimedReply, credentials: Credentials
-    ) -> tuple[Answer | GraphError, Usage]:
+    async def _ask(self, reply: ClaimedReply, credentials: Credentials, lease_end: float) -> Ending:
         if reply.kind in policy.LABELS:
-            return await labels.apply(self.graph, credentials, reply)
+            turn = partial(self._turn, reply, lease_end)
+            return self._ending(reply, await self._labels.apply(credentials, reply, turn))
+        await self._turn(reply, lease_end)
+        if forbidden := self._forbidden(reply):  # its time may have passed in the wait
+            return forbidden
         request = request_for(reply, self.now())
-        return await self.graph.post(
-            credentials, request.path, request.body, operation=request.operation
+        answer = await self.graph.post(
+            credentials, request.node, request.edge, request.body, operation=request.operation
         )
+        return self._ending(reply, answer)
 
-    def _heed(self, page_id: str, answer: Answer | GraphError, usage: Usage) -> None:
-        """Let the answer correct the budget."""
-        now = asyncio.get_running_loop().time()
-        self.budget.observe(page_id, usage, now)
-        if isinstance(answer, GraphError):
-            pause = answer.retry_after or THROTTLED_SECONDS
-            if answer.failure is Failure.THROTTLED:
-                self.budget.stop(page_id, now, pause)
-            elif answer.failure is Failure.APP_THROTTLED:
-                self.budget.stop_app(now, pause)
+    def _forbidden(self, reply: ClaimedReply) -> Ending | None:
+        refused = policy.examine(reply, self.now())
+        return Ending(refused.verdict, refused.reason) if refused else None
 
-    async def _claim(self, room: int) -> pb.ClaimRepliesResponse:
-        request = pb.ClaimRepliesRequest(owner=self.owner, max_replies=room, wait=CLAIM_WAIT)
-        return await persistently(lambda: self.outbox.ClaimReplies(request))
+    async def _turn(self, reply: ClaimedReply, lease_end: float) -> None:
+        """Return when the budget allows a call that ends within the lease. Raises Postponed."""
+        clock, product = asyncio.get_running_loop().time, product_of(reply)
+        wait = self.budget.wait(reply.page_id, product, clock())
+        if wait > PATIENCE_SECONDS:
+            raise Postponed("budget_spent", wait)
+        self.budget.spend(reply.page_id, product, clock())
+        if wait:
+            await asyncio.sleep(wait)
+        if stopped := self.budget.stopped(reply.page_id, clock()):
+            raise Postponed("budget_spent", stopped)
+        if clock() + self.graph.total_seconds > lease_end:
+            raise Postponed("lease_too_short")
+
+    def _ending(self, reply: ClaimedReply, answer: Answer | GraphError) -> Ending:
+        if isinstance(answer, Answer):
+            return outcomes.accepted(reply, answer)
+        if warning := ALARMING.get(answer.failure):
+            log.warning(warning, page=ref(reply.page_id), reason=answer.reason)
+        return outcomes.refused(reply, answer)
+
+    async def _write_down(self, outcome: AttemptOutcome) -> None:
+        """Until the store has it: it is the only witness."""
+        try:
+            await persistently(lambda: self._outcomes.submit(outcome))
+        except Refusal as refusal:
+            log.error("the store will not take an outcome", reason=refusal.reason)
 
     async def _record(self, batch: list[AttemptOutcome]) -> list[Exception | None]:
-        """Write outcomes down, however long that takes: they are the only witness."""
-        request = pb.RecordOutcomesRequest(outcomes=batch)
-        await persistently(lambda: self.outbox.RecordOutcomes(request))
+        await self.outbox.RecordOutcomes(pb.RecordOutcomesRequest(outcomes=batch))
         return [None] * len(batch)
-
-
-async def persistently(call: Callable[[], Awaitable[T]]) -> T:
-    """Call until it is answered; raise only what another try would not mend."""
-    pause = 0.05
-    while True:
-        try:
-            return await call()
-        except Refusal as refusal:
-            if refusal.kind not in (Kind.TRANSIENT, Kind.EXHAUSTED):
-                raise
-        await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # jitter, no secret
-        pause = min(2 * pause, 1.0)
-
-
-async def _room(sending: set[asyncio.Task[None]]) -> None:
-    if len(sending) >= IN_FLIGHT:
-        await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _product(reply: ClaimedReply, now: datetime) -> Product:
-    return Product.PAGE if reply.kind in policy.LABELS else request_for(reply, now).product

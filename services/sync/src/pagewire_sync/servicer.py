@@ -1,5 +1,6 @@
 """The sync service on the wire."""
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -8,7 +9,15 @@ from pagewire.store.v1.outbox_service_pb2 import EnqueueReplyRequest
 from pagewire.store.v1.outbox_service_pb2 import GetReplyRequest as StoreGetReplyRequest
 from pagewire.sync.v1 import delivery_service_pb2 as pb
 from pagewire.sync.v1.delivery_service_pb2_grpc import DeliveryServiceServicer
-from pagewire.type.v1.reply_pb2 import MediaType, ReplyContent, ReplyKind, Tag
+from pagewire.type.v1.reply_pb2 import (
+    MediaType,
+    QuickReply,
+    Reply,
+    ReplyContent,
+    ReplyKind,
+    ReplyState,
+    Tag,
+)
 from pagewire_runtime.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -20,6 +29,16 @@ CLIENT_KEY_LENGTH = 200
 TEXT_LENGTH = 8_000
 """Longer than any platform takes; the platform's own limit is checked before the send."""
 QUICK_REPLIES = 13
+QUICK_REPLY_TITLE = 20
+QUICK_REPLY_PAYLOAD = 1_000
+
+UNDER_WAY = frozenset(
+    {
+        ReplyState.REPLY_STATE_READY,
+        ReplyState.REPLY_STATE_SENDING,
+        ReplyState.REPLY_STATE_UNCERTAIN,
+    }
+)
 
 
 class DeliveryServicer(DeliveryServiceServicer):
@@ -69,20 +88,35 @@ class DeliveryServicer(DeliveryServiceServicer):
         _check_id("comment_id", request.comment_id)
         if request.client_key:
             _check_key(request.client_key)
+            return pb.HideCommentResponse(reply=await self._hide(request, request.client_key))
+        # Repeated while it is under way it is the same; afterwards it may mean to hide again what
+        # was shown in between, and is asked of Graph anew, where it changes nothing if not.
+        reply = await self._hide(request, hide_key(request))
+        while reply.state not in UNDER_WAY:
+            reply = await self._hide(request, hide_key(request, after=reply.reply_id))
+        return pb.HideCommentResponse(reply=reply)
+
+    async def _hide(self, request: pb.HideCommentRequest, client_key: str) -> Reply:
         enqueued = await self._outbox.EnqueueReply(
             EnqueueReplyRequest(
                 kind=ReplyKind.REPLY_KIND_HIDE_COMMENT,
                 comment_id=request.comment_id,
                 hidden=request.hidden,
-                client_key=request.client_key,
+                client_key=client_key,
             )
         )
-        return pb.HideCommentResponse(reply=enqueued.reply)
+        return enqueued.reply
 
     async def GetReply(self, request: pb.GetReplyRequest, context: Context) -> pb.GetReplyResponse:
         _check_id("reply_id", request.reply_id)
         found = await self._outbox.GetReply(StoreGetReplyRequest(reply_id=request.reply_id))
         return pb.GetReplyResponse(reply=found.reply)
+
+
+def hide_key(request: pb.HideCommentRequest, *, after: str = "") -> str:
+    """The key of a hiding that has none of its caller's; `after` names the one before it."""
+    what = f"{request.comment_id}\0{request.hidden}\0{after}"
+    return f"hide-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
 
 
 def _check_id(field: str, value: str) -> None:
@@ -103,6 +137,15 @@ def _check_text(field: str, text: str) -> None:
         raise InvalidArgument(field, f"must have 1 to {TEXT_LENGTH} characters")
 
 
+def _check_button(field: str, button: QuickReply) -> None:
+    if not button.title.strip() or len(button.title) > QUICK_REPLY_TITLE:
+        raise InvalidArgument(f"{field}.title", f"must have 1 to {QUICK_REPLY_TITLE} characters")
+    if not button.payload or len(button.payload) > QUICK_REPLY_PAYLOAD:
+        raise InvalidArgument(
+            f"{field}.payload", f"must have 1 to {QUICK_REPLY_PAYLOAD} characters"
+        )
+
+
 def _check_content(field: str, content: ReplyContent) -> None:
     match content.WhichOneof("content"):
         case "text":
@@ -112,6 +155,8 @@ def _check_content(field: str, content: ReplyContent) -> None:
             buttons = content.quick_replies.quick_replies
             if not 1 <= len(buttons) <= QUICK_REPLIES:
                 raise InvalidArgument(f"{field}.quick_replies", f"must hold 1 to {QUICK_REPLIES}")
+            for button in buttons:
+                _check_button(f"{field}.quick_replies.quick_replies", button)
         case "media":
             if not content.media.type or content.media.type not in MediaType.values():
                 raise InvalidArgument(f"{field}.media.type", "must be image, video, audio or file")

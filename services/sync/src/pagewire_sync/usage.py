@@ -2,15 +2,19 @@
 limiting).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 APP_HEADER = "x-app-usage"
+PAGE_HEADER = "x-page-usage"
 BUSINESS_HEADER = "x-business-use-case-usage"
+
 _PERCENTS = ("call_count", "total_time", "total_cputime")
+_MOST = 1_440
+"""Neither per cents nor minutes of waiting are believed beyond this: a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,17 @@ class Usage:
     regain_seconds: float = 0.0
 
 
-def read_usage(headers: Mapping[str, str]) -> Usage:
-    """Read the headers of any answer, errors included; what cannot be read counts as nothing."""
-    app = _decoded(headers.get(APP_HEADER))
+def read_usage(headers: Mapping[str, str], ids: Collection[str] = ()) -> Usage:
+    """Read the headers of any answer, errors included; what cannot be read counts as nothing.
+
+    `ids` name the account. Where its own figures stand in the header, those of others mean nothing.
+    """
+    app, page = _decoded(headers.get(APP_HEADER)), _decoded(headers.get(PAGE_HEADER))
     business = _decoded(headers.get(BUSINESS_HEADER))
+    own = {name: listed for name, listed in business.items() if name in ids} or business
     entries = [
         entry
-        for listed in business.values()
+        for listed in own.values()
         if isinstance(listed, list)
         for entry in listed
         if isinstance(entry, dict)
@@ -40,7 +48,7 @@ def read_usage(headers: Mapping[str, str]) -> Usage:
     minutes = max(
         (_number(entry.get("estimated_time_to_regain_access")) for entry in entries), default=0
     )
-    return Usage(_percent(app), max(map(_percent, entries), default=0), minutes * 60.0)
+    return Usage(_percent(app), max(map(_percent, [page, *entries])), minutes * 60.0)
 
 
 def _decoded(header: str | None) -> dict[str, Any]:
@@ -48,7 +56,7 @@ def _decoded(header: str | None) -> dict[str, Any]:
         return {}
     try:
         value = msgspec.json.decode(header)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -58,8 +66,6 @@ def _percent(entry: Mapping[str, Any]) -> int:
 
 
 def _number(value: Any) -> float:
-    return (
-        value
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        else 0
-    )
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        return 0
+    return min(value, _MOST)

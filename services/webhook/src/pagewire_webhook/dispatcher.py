@@ -43,6 +43,12 @@ _seconds = metrics.histogram(
 _held = metrics.gauge("pagewire_dispatcher_lanes", "Lanes that this process holds now.")
 
 
+class WrongAnswer(Refusal):
+    """A service answered something else than was asked."""
+
+    reason = "WRONG_ANSWER"
+
+
 class Store(Protocol):
     """What the dispatcher asks of the store's lanes; the generated stub is one."""
 
@@ -135,7 +141,10 @@ class Dispatcher:
 
     async def _evaluate(self, events: Sequence[EventToEvaluate]) -> Sequence[Evaluation]:
         request = EvaluateEventsRequest(events=events)
-        return (await _persistently(lambda: self.rules.EvaluateEvents(request))).evaluations
+        response = await _persistently(lambda: self.rules.EvaluateEvents(request))
+        if len(response.evaluations) != len(events):
+            raise WrongAnswer("rules did not answer event by event")
+        return response.evaluations
 
     async def _evaluated_alone(self, event: EventToEvaluate) -> Evaluation:
         """So that one event that rules cannot bear costs its neighbours nothing."""
@@ -147,7 +156,7 @@ class Dispatcher:
     async def _commit(self, claimed: Sequence[ClaimedLane], decisions: list[LaneDecisions]) -> None:
         request = lanes_pb.CommitDecisionsRequest(lanes=decisions)
         response = await _persistently(lambda: self.store.CommitDecisions(request))
-        for lane, result in zip(claimed, response.results, strict=True):
+        for lane, result in zip(claimed, response.results, strict=False):  # only to count
             _observe(lane, result)
 
     async def _free(self, claimed: Sequence[ClaimedLane]) -> None:

@@ -13,7 +13,7 @@ from pagewire_webhook.fields import Clip, clamped
 PAGE_LANE = "page"
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """What the items of one entry share."""
 
     page_id: str
@@ -24,7 +24,7 @@ class Entry(msgspec.Struct, frozen=True):
     """entry.time, clamped; None where it is absent or no time."""
 
 
-class Author(msgspec.Struct, frozen=True):
+class Author(msgspec.Struct, frozen=True, gc=False):
     """Whom an event is about."""
 
     person_id: str = ""

@@ -1,6 +1,7 @@
 """The normalised event: plain values, named and numbered as the contract's type.v1.Event.
 
-Times are milliseconds since 1970 in UTC. An empty text stands for an absent one.
+Times are milliseconds since 1970 in UTC. An empty text stands for an absent one. None of these
+values can be part of a cycle, so the collector need not look at them (`gc=False`).
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Space(enum.IntEnum):
     USER_REF = 3
 
 
-class Attachment(msgspec.Struct, frozen=True):
+class Attachment(msgspec.Struct, frozen=True, gc=False):
     """As Attachment; `payload` is canonical JSON."""
 
     type: str
@@ -90,7 +91,7 @@ class Attachment(msgspec.Struct, frozen=True):
     payload: str = ""
 
 
-class Referral(msgspec.Struct, frozen=True):
+class Referral(msgspec.Struct, frozen=True, gc=False):
     """As ReferralDetail; `payload` is the whole of it as canonical JSON."""
 
     ref: str
@@ -100,7 +101,7 @@ class Referral(msgspec.Struct, frozen=True):
     payload: str
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """As MessageDetail: a message's or an echo's content."""
 
     mid: str
@@ -117,13 +118,13 @@ class Message(msgspec.Struct, frozen=True):
     is_self: bool = False
 
 
-class Deletion(msgspec.Struct, frozen=True):
+class Deletion(msgspec.Struct, frozen=True, gc=False):
     """As MessageRef: the message that was unsent."""
 
     mid: str
 
 
-class Edit(msgspec.Struct, frozen=True):
+class Edit(msgspec.Struct, frozen=True, gc=False):
     """As MessageEditDetail."""
 
     mid: str
@@ -131,7 +132,7 @@ class Edit(msgspec.Struct, frozen=True):
     number: int
 
 
-class Postback(msgspec.Struct, frozen=True):
+class Postback(msgspec.Struct, frozen=True, gc=False):
     """As PostbackDetail."""
 
     mid: str
@@ -140,7 +141,7 @@ class Postback(msgspec.Struct, frozen=True):
     referral: Referral | None
 
 
-class Reaction(msgspec.Struct, frozen=True):
+class Reaction(msgspec.Struct, frozen=True, gc=False):
     """As ReactionDetail."""
 
     mid: str
@@ -149,21 +150,21 @@ class Reaction(msgspec.Struct, frozen=True):
     emoji: str
 
 
-class Read(msgspec.Struct, frozen=True):
+class Read(msgspec.Struct, frozen=True, gc=False):
     """As ReadDetail: a watermark on Messenger, a mid on Instagram."""
 
     watermark: int | None
     mid: str
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """As DeliveryDetail."""
 
     watermark: int | None
     mids: tuple[str, ...]
 
 
-class Optin(msgspec.Struct, frozen=True):
+class Optin(msgspec.Struct, frozen=True, gc=False):
     """As OptinDetail."""
 
     type: str
@@ -173,7 +174,7 @@ class Optin(msgspec.Struct, frozen=True):
     user_ref: str
 
 
-class Comment(msgspec.Struct, frozen=True):
+class Comment(msgspec.Struct, frozen=True, gc=False):
     """As CommentDetail."""
 
     comment_id: str
@@ -187,7 +188,7 @@ class Comment(msgspec.Struct, frozen=True):
     ad_id: str = ""
 
 
-class FeedReaction(msgspec.Struct, frozen=True):
+class FeedReaction(msgspec.Struct, frozen=True, gc=False):
     """As FeedReactionDetail."""
 
     target_id: str
@@ -195,14 +196,14 @@ class FeedReaction(msgspec.Struct, frozen=True):
     removed: bool
 
 
-class Mention(msgspec.Struct, frozen=True):
+class Mention(msgspec.Struct, frozen=True, gc=False):
     """As MentionDetail."""
 
     media_id: str
     comment_id: str
 
 
-class Other(msgspec.Struct, frozen=True):
+class Other(msgspec.Struct, frozen=True, gc=False):
     """As OtherDetail: canonical JSON, left out where it is over the limit."""
 
     json: str
@@ -225,7 +226,7 @@ Detail = (
 )
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """As Event."""
 
     page_id: str

@@ -27,6 +27,8 @@ RETRY_AFTER_SECONDS = 5.0
 
 # Calls end before the edge has to answer, so that a first try needs no timer of its own.
 _MARGIN_SECONDS = 0.1
+# The store waits 100 ms for lanes; a call that can't outlast that is not worth its batch.
+_LEAST_CALL_SECONDS = 0.3
 _CALL_MAX_BYTES = 8 * 2**20
 _CALL_MAX_DELIVERIES = 500
 _WAITING_MAX_BYTES = 48 * 2**20
@@ -85,9 +87,18 @@ class Ingesting:
             raise NotStored("too much is waiting")
         self._waiting_bytes += waiting.size
         try:
-            return await self._stored(waiting)
+            result = None if self._is_held(waiting) else await self._first_line.submit(waiting)
+            if result is not None and result.state == _STORED:
+                return result
+            return await self._stored_otherwise(waiting, result)
         except TimeoutError:
             raise NotStored("no answer in time") from None
+        except NotStored:
+            raise
+        except Refusal as refusal:
+            if refusal.kind in (Kind.TRANSIENT, Kind.EXHAUSTED):
+                raise NotStored(refusal.reason) from refusal
+            return await self._salvaged(waiting, refusal.reason)
         finally:
             self._waiting_bytes -= waiting.size
             waiting.is_over = True
@@ -99,49 +110,40 @@ class Ingesting:
         await self._first_line.close()
         await self._slow_line.close()
 
-    async def _stored(self, waiting: _Waiting) -> DeliveryResult:
-        try:
-            result = await self._settled(waiting)
-        except Refusal as refusal:
-            if refusal.kind in (Kind.TRANSIENT, Kind.EXHAUSTED):
-                raise NotStored(refusal.reason) from refusal
-            reason = refusal.reason
-        else:
-            if result.state == DeliveryState.DELIVERY_STATE_STORED:
-                return result
-            reason = result.reason
-        log.error("the store refused a delivery", reason=reason)
-        return await self._salvaged(waiting)
+    async def _stored_otherwise(
+        self, waiting: _Waiting, result: DeliveryResult | None
+    ) -> DeliveryResult:
+        """For those that are held (no result yet), busy, or refused."""
+        if result is None:
+            waiting.turn = self._held.join(waiting.lanes)
+        if result is None or result.state == _BUSY:
+            async with asyncio.timeout_at(waiting.deadline):
+                result = await self._settled_slowly(waiting)
+        if result.state == _STORED:
+            return result
+        return await self._salvaged(waiting, result.reason)
 
-    async def _salvaged(self, waiting: _Waiting) -> DeliveryResult:
+    async def _salvaged(self, waiting: _Waiting, reason: str) -> DeliveryResult:
+        log.error("the store refused a delivery", reason=reason)
         kept = without_events(waiting.delivery, "store_refused")
         try:
             result = await self._slow_line.submit(_Waiting(kept, waiting.deadline))
         except Refusal as refusal:
             raise NotStored(refusal.reason) from refusal
-        if result.state != DeliveryState.DELIVERY_STATE_STORED:
+        if result.state != _STORED:
             raise NotStored(result.reason or "refused")
         return result
 
-    async def _settled(self, waiting: _Waiting) -> DeliveryResult:
+    async def _settled_slowly(self, waiting: _Waiting) -> DeliveryResult:
         """The result when it is no longer busy."""
-        if self._is_held(waiting):
-            waiting.turn = self._held.join(waiting.lanes)
-        else:
-            result = await self._first_line.submit(waiting)
-            if waiting.turn is None:
-                return result
-        async with asyncio.timeout_at(waiting.deadline):
-            return await self._settled_slowly(waiting, waiting.turn)
-
-    async def _settled_slowly(self, waiting: _Waiting, turn: Turn) -> DeliveryResult:
-        await turn.reached()
+        if waiting.turn is not None:
+            await waiting.turn.reached()
         backoff = _FIRST_BACKOFF_SECONDS
         if waiting.was_busy:
             await asyncio.sleep(backoff)
         while True:
             result = await self._slow_line.submit(waiting)
-            if result.state != DeliveryState.DELIVERY_STATE_BUSY:
+            if result.state != _BUSY:
                 return result
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
@@ -150,12 +152,12 @@ class Ingesting:
         return bool(self._held) and self._held.holds(waiting.lanes)
 
     async def _try_first(self, batch: list[_Waiting]) -> Sequence[DeliveryResult]:
-        """Sends those of no held lane; a turn is what says that a result is not the last."""
+        """Sends those of no held lane; the others are answered busy."""
         sent = [waiting for waiting in batch if not self._stands_back(waiting)]
         results = await self._call(sent) if sent else ()
         # From the last, so that those before it in the batch come to stand before it.
         for waiting, result in zip(reversed(sent), reversed(results), strict=True):
-            if result.state == DeliveryState.DELIVERY_STATE_BUSY and not waiting.is_over:
+            if result.state == _BUSY and not waiting.is_over:
                 waiting.was_busy = True
                 waiting.turn = self._held.join_first(waiting.lanes)
         remaining = iter(results)
@@ -171,12 +173,17 @@ class Ingesting:
         return await self._call(batch)
 
     async def _call(self, batch: list[_Waiting]) -> Sequence[DeliveryResult]:
-        """Whoever of the batch has waited longest says how long the call may take."""
-        until = min(waiting.deadline for waiting in batch) - _MARGIN_SECONDS
-        left = until - asyncio.get_running_loop().time()
-        if left <= 0:
-            raise Unavailable("the store")
-        request = IngestRequest(deliveries=[waiting.delivery for waiting in batch])
+        """One result a delivery; who has waited longest says how long the call may take.
+
+        Whoever has hardly any time left is not sent, so that the call fails for nobody else.
+        """
+        now = asyncio.get_running_loop().time() + _MARGIN_SECONDS
+        in_time = [each for each in batch if each.deadline - now > _LEAST_CALL_SECONDS]
+        if len(in_time) < len(batch):
+            results = iter(await self._call(in_time) if in_time else ())
+            return [next(results) if each in in_time else _HELD for each in batch]
+        left = min(each.deadline for each in batch) - now
+        request = IngestRequest(deliveries=[each.delivery for each in batch])
         try:
             response = await self._ingest(request, timeout=left)
         except Refusal as refusal:
@@ -212,7 +219,9 @@ class _Waiting:
         return self._lanes
 
 
-_HELD = DeliveryResult(state=DeliveryState.DELIVERY_STATE_BUSY)
+_STORED = DeliveryState.DELIVERY_STATE_STORED
+_BUSY = DeliveryState.DELIVERY_STATE_BUSY
+_HELD = DeliveryResult(state=_BUSY)
 
 
 def _line(flush: _Flush) -> Coalescer[_Waiting, DeliveryResult]:

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 NONE = "none"
+MAX_BYTES = 700
+"""An index entry of the store's has room for so much of a key; two of the longest ids have more."""
 
 _canonical = msgspec.json.Encoder(order="sorted").encode
 _WORD = re.compile(r"[ -~]{1,128}").fullmatch
@@ -29,8 +31,9 @@ def digest(data: str) -> str:
 
 
 def key(*parts: str | int) -> str:
-    """The parts, the kind's word first, with colons between them."""
-    return ":".join(map(str, parts))
+    """The parts, the kind's word first, with colons between them; hashed where over 700 bytes."""
+    joined = ":".join(map(str, parts))
+    return joined if len(joined) <= MAX_BYTES else f"{parts[0]}:{digest(joined)}"
 
 
 def of_item(word: str, item: Any) -> str:

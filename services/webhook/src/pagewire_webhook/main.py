@@ -51,7 +51,8 @@ async def serve(settings: Settings) -> None:
                 await stack.enter_async_context(part(settings))
         log.info("ready", parts=sorted(settings.parts))
         await until_signalled()
-        await asyncio.sleep(settings.unready_wait.total_seconds())
+        if settings.parts - {"dispatcher"}:  # which no balancer knows
+            await asyncio.sleep(settings.unready_wait.total_seconds())
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ MAX_ITEMS = 5_000
 OBJECTS = frozenset({"page", "instagram", "whatsapp_business_account"})
 
 
-class Normalised(msgspec.Struct, frozen=True):
+class Normalised(msgspec.Struct, frozen=True, gc=False):
     """What a body says: its events in order, repeats left out, and what could not be read."""
 
     events: tuple[Event, ...]
@@ -96,7 +96,7 @@ class _Reader:
         if type(value) is not dict:
             self._quarantine(Unread("not_object"), "", path)
             return
-        items = list(_items(value))
+        items = _items(value)
         if not items:
             return  # only the names of fields that changed, or nothing
         try:
@@ -146,14 +146,17 @@ class _TooMany(Unread):
 _Items = tuple[str, Callable[[Any, Entry], Iterator[Event]], Any]
 
 
-def _items(entry: dict[str, Any]) -> Iterator[_Items]:
-    """The kinds of items that an entry holds, each with its reader; both may stand in one entry."""
-    for name, read_items in _READERS.items():
-        if entry.get(name) is not None:
-            yield name, read_items, entry[name]
+def _items(entry: dict[str, Any]) -> list[_Items]:
+    """The kinds of items that an entry holds, each with its reader; all may stand in one entry."""
+    items = [
+        (name, read_items, entry[name])
+        for name, read_items in _READERS.items()
+        if entry.get(name) is not None
+    ]
     if "field" in entry and "value" in entry:  # comments under Instagram login, and tests
         change = {"field": entry["field"], "value": entry["value"]}
-        yield "value", changes.events_of, [change]
+        items.append(("value", changes.events_of, [change]))
+    return items
 
 
 def _live(item: Any, entry: Entry) -> Iterator[Event]:

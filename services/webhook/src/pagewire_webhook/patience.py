@@ -6,14 +6,14 @@ A timeout of its own for each request costs more than verifying its signature do
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 class Patience:
-    """Lets each wait last `seconds`; all of them have to be in tasks of their own."""
+    """Lets each wait last `seconds`; every wait has to be in a task of its own."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -22,10 +22,12 @@ class Patience:
         self._overdue: set[asyncio.Task[Any]] = set()
         self._is_looking = False
 
-    async def wait(self, work: Coroutine[Any, Any, T]) -> T:
+    async def wait(self, work: Awaitable[T]) -> T:
         """What the work gives. Raises TimeoutError where it takes too long; it is cancelled."""
         loop = asyncio.get_running_loop()
-        task = cast("asyncio.Task[T]", asyncio.current_task())  # a coroutine runs in a task
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("a coroutine outside of any task")
         self._since[task] = loop.time()
         if not self._is_looking:
             self._look_later(loop, self._seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Unreadable(msgspec.Struct, frozen=True):
+class Unreadable(msgspec.Struct, frozen=True, gc=False):
     """An item that is kept in quarantine; the whole body where `path` is empty.
 
     `reason` is one of

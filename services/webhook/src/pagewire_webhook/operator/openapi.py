@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pagewire_webhook.operator.auth import ACTOR_HEADER
 from pagewire_webhook.operator.errors import Error
 from pagewire_webhook.operator.operation import Operation
 from pagewire_webhook.operator.values import Id
@@ -35,7 +36,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "version": VERSION,
             "description": "The operator's API. Lists take page_size and page_token, and answer"
             " next_page_token, which is absent at the end. Times are RFC 3339 in UTC. Absent"
-            " values are null.",
+            f" values are null. {ACTOR_HEADER} names the person for the audit.",
         },
         "security": [{"apiKey": []}],
         "paths": paths,
