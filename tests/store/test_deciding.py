@@ -128,9 +128,9 @@ def test_a_reply_to_a_message_goes_to_the_person_within_metas_window() -> None:
     assert reply.expires_at == NOW - timedelta(minutes=1) + timedelta(hours=24)
 
 
-@pytest.mark.parametrize("action", ["reply", "comment_reply"])
-def test_a_reply_to_a_comment_goes_below_it(action: str) -> None:
-    planned = plan(facts(comment()), candidate(Action(**{action: HELLO})), NOW)
+@pytest.mark.parametrize("action", [Action(reply=HELLO), Action(comment_reply=HELLO)])
+def test_a_reply_to_a_comment_goes_below_it(action: Action) -> None:
+    planned = plan(facts(comment()), candidate(action), NOW)
 
     (reply,) = planned.replies
     assert (reply.kind, reply.person_id, reply.comment_id) == ("comment_reply", None, "c_1")
@@ -180,9 +180,15 @@ def test_what_cannot_apply_is_left_out_and_the_rest_fires() -> None:
     assert [(reply.kind, reply.action_index) for reply in planned.replies] == [("message", 1)]
 
 
-@pytest.mark.parametrize("kind", ["add_label", "remove_label"])
-def test_a_label_is_put_on_a_person_of_messenger(kind: str) -> None:
-    planned = plan(facts(), candidate(Action(**{kind: LabelAction(name="lead")})), NOW)
+@pytest.mark.parametrize(
+    ("kind", "action"),
+    [
+        ("add_label", Action(add_label=LabelAction(name="lead"))),
+        ("remove_label", Action(remove_label=LabelAction(name="lead"))),
+    ],
+)
+def test_a_label_is_put_on_a_person_of_messenger(kind: str, action: Action) -> None:
+    planned = plan(facts(), candidate(action), NOW)
 
     (reply,) = planned.replies
     assert (reply.kind, reply.person_id, reply.label) == (kind, "2001", "lead")

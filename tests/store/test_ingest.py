@@ -557,6 +557,19 @@ async def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path: Path) 
     await nowhere.dispose()
 
 
+async def test_a_transaction_that_was_rolled_back_unnoticed_is_not_answered_as_stored(
+    pools: Pools, database: Database
+) -> None:
+    async def swallow(connection: psycopg.AsyncConnection[Any], events: Any) -> None:
+        with contextlib.suppress(psycopg.errors.DivisionByZero):
+            await connection.execute("select 1 / 0")
+
+    with pytest.raises(RuntimeError, match="rolled back"):
+        await make_ingestor(pools, bind_echoes=swallow).ingest([delivery(echo("m_1"))])
+
+    assert await database.value("select count(*) from event") == 0
+
+
 async def test_a_fault_that_is_no_deliverys_own_refuses_none(
     ingestor: Ingestor, database: Database
 ) -> None:

@@ -22,10 +22,9 @@ from tests.support.desk import (
     message,
     says,
 )
-from tests.support.servers import database_url, migrated_template, postgres_server
-from tests.support.stored import pools, rows
+from tests.support.servers import migrated_template, module_database_url, postgres_server
 
-__all__ = ["database_url", "desk", "migrated_template", "pools", "postgres_server", "rows"]
+__all__ = ["desk", "migrated_template", "module_database_url", "postgres_server"]
 
 LIMITS: list[tuple[str, dict[str, Any]]] = [
     ("once_per_person", {"once_per_person": True}),

@@ -29,6 +29,7 @@ from pagewire.store.v1.outbox_service_pb2_grpc import (
 )
 from pagewire.type.v1.page_pb2 import PLATFORM_MESSENGER
 from pagewire.type.v1.reply_pb2 import (
+    MEDIA_TYPE_IMAGE,
     REPLY_KIND_COMMENT_REPLY,
     REPLY_KIND_HIDE_COMMENT,
     REPLY_KIND_MESSAGE,
@@ -66,13 +67,13 @@ from tests.support.desk import (
     message,
     says,
 )
-from tests.support.servers import database_url, migrated_template, postgres_server
-from tests.support.stored import channel_to, pools, rows
+from tests.support.servers import migrated_template, module_database_url, postgres_server
+from tests.support.stored import channel_to
 
 if TYPE_CHECKING:
     from pagewire.store.v1.outbox_service_pb2_grpc import OutboxServiceAsyncStub
 
-__all__ = ["database_url", "desk", "migrated_template", "pools", "postgres_server", "rows"]
+__all__ = ["desk", "migrated_template", "module_database_url", "postgres_server"]
 
 HELLO = ReplyContent(text="hello from a person")
 
@@ -233,7 +234,7 @@ async def test_an_acceptance_shows_the_reply_in_its_conversation(desk: Desk) -> 
 
 
 async def test_a_medium_that_was_sent_shows_as_an_attachment(desk: Desk) -> None:
-    image = ReplyContent(media=Media(type="MEDIA_TYPE_IMAGE", url="https://example.org/a.png"))
+    image = ReplyContent(media=Media(type=MEDIA_TYPE_IMAGE, url="https://example.org/a.png"))
     reply = await desk.answer(message(), candidate(Action(reply=image)))
 
     await desk.record(reply.tag, VERDICT_ACCEPTED, mid="m_ours")
@@ -618,13 +619,17 @@ async def test_a_persons_message_touches_neither_epoch_nor_lease(desk: Desk) -> 
 
 
 async def test_a_persons_message_makes_the_lane_where_there_is_none(desk: Desk) -> None:
-    await desk.receive(message())
-    await desk.decide(matched())
-    await desk.rows.query("delete from lane")
+    await desk.rows.query(
+        "insert into conversation (page_id, participant_id, updated_at) values (:page, :id, now())",
+        page=PAGE,
+        id=PERSON,
+    )
 
     reply = await desk.enqueue(typed())
 
-    assert (await desk.reply(reply.reply_id)).ordinal == 1
+    lane = await desk.rows.one("select epoch, lease_until, pending, last_ordinal from lane")
+    assert tuple(lane) == (0, None, 0, 1)
+    assert [one.reply_id for one in await desk.claim_replies()] == [reply.reply_id]
 
 
 async def test_the_same_key_and_content_is_the_same_reply(desk: Desk) -> None:
@@ -781,7 +786,7 @@ async def test_a_parked_reply_that_is_retried_goes_behind_its_lane(desk: Desk) -
 
 async def test_a_reply_that_does_not_exist_is_not_retried(desk: Desk) -> None:
     assert not await in_transaction(
-        desk.pools.work, lambda connection: outbox.retry_parked(connection, PAGE, 99)
+        desk.pools.work, lambda connection: outbox.retry_parked(connection, PAGE, 10**9)
     )
 
 
@@ -865,7 +870,7 @@ async def test_looks_go_over_the_wire(desk: Desk, service: "OutboxServiceAsyncSt
     assert list(recorded.states) == [REPLY_STATE_SENT, REPLY_STATE_UNSPECIFIED]
 
 
-@pytest.mark.parametrize("reply_id", ["r-1001-9", "nonsense", "e-1001-1"])
+@pytest.mark.parametrize("reply_id", ["r-1001-999999999", "nonsense", "e-1001-1"])
 async def test_a_reply_that_is_not_known_is_not_found(
     service: "OutboxServiceAsyncStub", reply_id: str
 ) -> None:

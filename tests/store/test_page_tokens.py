@@ -6,6 +6,7 @@ from pagewire.store.v1.conversation_service_pb2 import (
     ListCommentsRequest,
     ListConversationsRequest,
 )
+from pagewire.type.v1.event_pb2 import MessageRef
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_store.page_tokens import PageTokens, page_size
 
@@ -88,14 +89,44 @@ def test_a_negative_page_size_is_refused() -> None:
         page_size(asked("", page_size=-1))
 
 
-def test_the_last_part_of_a_list_has_no_token() -> None:
-    part, more = OURS.part(asked(""), [1, 2], 2, lambda last: (last,))
+def listed(*mids: str) -> list[MessageRef]:
+    return [MessageRef(mid=mid) for mid in mids]
 
-    assert (part, more) == ([1, 2], "")
+
+def position_of(row: MessageRef) -> list[str | int]:
+    return [row.mid]
+
+
+def test_the_last_part_of_a_list_has_no_token() -> None:
+    part, more = OURS.part(asked(""), listed("a", "b"), 2, position_of)
+
+    assert (part, more) == (listed("a", "b"), "")
+
+
+def test_an_empty_list_has_no_token() -> None:
+    assert OURS.part(asked(""), listed(), 2, position_of) == ([], "")
 
 
 def test_a_part_goes_on_behind_its_last_row() -> None:
-    part, more = OURS.part(asked(""), [1, 2, 3], 2, lambda last: (last,))
+    part, more = OURS.part(asked(""), listed("a", "b", "c"), 2, position_of)
 
-    assert part == [1, 2]
-    assert OURS.read(asked(more)) == [2]
+    assert part == listed("a", "b")
+    assert OURS.read(asked(more)) == ["b"]
+
+
+def test_a_part_holds_no_more_than_an_answer_carries() -> None:
+    large = listed(*(letter * 2**20 for letter in "abcdef"))
+
+    part, more = OURS.part(asked(""), large, 6, lambda row: [row.mid[0]])
+
+    assert [row.mid[0] for row in part] == ["a", "b", "c"]
+    assert OURS.read(asked(more)) == ["c"]
+
+
+def test_a_row_that_is_larger_than_an_answer_still_goes() -> None:
+    large = listed("a" * 5 * 2**20, "b")
+
+    part, more = OURS.part(asked(""), large, 6, lambda row: [row.mid[0]])
+
+    assert [row.mid[0] for row in part] == ["a"]
+    assert OURS.read(asked(more)) == ["a"]

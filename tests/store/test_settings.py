@@ -26,7 +26,7 @@ def test_what_is_needed_is_enough(environment: pytest.MonkeyPatch) -> None:
 
     assert settings.database_url.get_secret_value() == NEEDED["DATABASE_URL"]
     assert settings.listen == "127.0.0.1:50051"
-    assert settings.database_pool_max == 13
+    assert settings.database_pool_max == 15
     assert settings.archive_after_days == 30
     assert settings.redis_url is None
     assert list(settings.token_keys.by_id) == ["k1"]
@@ -58,6 +58,7 @@ def test_a_setting_that_is_missing_is_named(environment: pytest.MonkeyPatch, nam
     [
         ("DATABASE_URL", "mysql://canary@db/pagewire"),
         ("DATABASE_URL", "canary"),
+        ("DATABASE_URL", "postgresql+psycopg://canary@db/pagewire"),
         ("DATABASE_URL", "://canary"),
         ("DATABASE_POOL_MAX", "3"),
         ("DATABASE_POOL_MAX", "canary"),

@@ -1,4 +1,3 @@
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
@@ -16,7 +15,7 @@ from pagewire.store.v1.outbox_service_pb2 import (
     VERDICT_UNCERTAIN,
 )
 from pagewire_store import outbox, settling
-from pagewire_store.database import driver, in_transaction, open_pools
+from pagewire_store.database import driver, in_transaction
 from pagewire_store.settling import Ending
 from pagewire_store.transitions import (
     IN_FLIGHT,
@@ -30,11 +29,10 @@ from pagewire_store.transitions import (
     next_look,
     of_kind,
 )
-from tests.support.desk import PAGE, PAUSE, Desk, candidate, message, says
+from tests.support.desk import PAGE, PAUSE, Desk, candidate, desk, message, says
 from tests.support.servers import migrated_template, module_database_url, postgres_server
-from tests.support.stored import Rows
 
-__all__ = ["migrated_template", "module_database_url", "postgres_server"]
+__all__ = ["desk", "migrated_template", "module_database_url", "postgres_server"]
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -45,17 +43,6 @@ DERIVED = {Signal.UNKNOWN_HARMLESS, Signal.LAPSED_HARMLESS, Signal.LAST_CLEAN_LO
 SENT_IN = sorted(set(Signal) - ELSEWHERE - DERIVED)
 
 
-@pytest.fixture
-async def desk(module_database_url: str) -> AsyncIterator[Desk]:
-    """An emptied store with one page: a database a case would take longer than the cases."""
-    pools = open_pools(module_database_url, 4)
-    rows = Rows(pools.upkeep)
-    await rows.query("truncate page, lane, event, decision, fired_rule, outbox, attempt, message")
-    await rows.add_page(PAGE)
-    yield Desk(pools, rows)
-    await pools.dispose()
-
-
 async def put(desk: Desk, state: State) -> tuple[int, str]:
     """A reply in this state, by fiat; its number and its latest attempt's tag."""
     reply = await desk.answer(message(), candidate(says()))
@@ -63,7 +50,7 @@ async def put(desk: Desk, state: State) -> tuple[int, str]:
     await desk.rows.query(
         """
         update outbox set state = :state, look_due_at = now(), look_lease_until = now(),
-            uncertain_at = now()
+            uncertain_at = now(), lease_until = case when :state = 'sending' then lease_until end
         """,
         state=state.value,
     )

@@ -1,6 +1,7 @@
 """The store's live path by hand: events in, decisions, replies out, endings and echoes."""
 
 import uuid
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -44,7 +45,7 @@ from pagewire.type.v1.reply_pb2 import Reply, ReplyContent, ReplyState
 from pagewire.type.v1.rule_pb2 import Action, Candidate, Evaluation, Limits
 from pagewire_store import committing, echoes, enqueuing, ids, outbox, sweeps
 from pagewire_store.claiming import Claims
-from pagewire_store.database import Pools, driver, in_transaction
+from pagewire_store.database import Pools, driver, in_transaction, open_pools
 from pagewire_store.ingest import Ingestor
 from pagewire_store.waking import Waking
 from tests.support.deliveries import Nudges
@@ -314,8 +315,19 @@ def _word(state: ReplyState.ValueType) -> str:
     return ReplyState.Name(state).removeprefix("REPLY_STATE_").lower()
 
 
+# What tests fill; a database of its own for each test would take longer than the test.
+TABLES = (
+    *("page", "delivery", "quarantine", "lane", "event", "conversation", "message", "comment"),
+    *("label", "person_label", "decision", "fired_rule", "mark", "outbox", "attempt", "audit"),
+)
+
+
 @pytest.fixture
-async def desk(pools: Pools, rows: Rows) -> Desk:
-    """A store with one connected page of Messenger."""
+async def desk(module_database_url: str) -> AsyncIterator[Desk]:
+    """An emptied store with one connected page of Messenger."""
+    pools = open_pools(module_database_url, 13)
+    rows = Rows(pools.upkeep)
+    await rows.query("; ".join(f"delete from {table}" for table in reversed(TABLES)))
     await rows.add_page(PAGE)
-    return Desk(pools, rows)
+    yield Desk(pools, rows)
+    await pools.dispose()

@@ -1,7 +1,7 @@
-"""The services behind the operator's API, as a test wants them: real gRPC, made-up answers."""
+"""The services behind the webhook service, as a test wants them: real gRPC, made-up answers."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +12,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from pagewire.rules.v1 import rule_service_pb2
-from pagewire.store.v1 import conversation_service_pb2, operation_service_pb2, page_service_pb2
+from pagewire.store.v1 import (
+    conversation_service_pb2,
+    ingest_service_pb2,
+    lane_service_pb2,
+    operation_service_pb2,
+    page_service_pb2,
+)
 from pagewire.sync.v1 import delivery_service_pb2
 from pagewire.type.v1.reply_pb2 import Reply, ReplyState
 from pagewire.type.v1.rule_pb2 import Rule
@@ -27,6 +33,8 @@ from pagewire_webhook.operator import openapi
 from pagewire_webhook.operator.app import REPEATABLE, Upstreams, operations_of, operator_app
 
 OPERATOR_TOKEN = "operator-token-0123456789"
+WEBHOOK_TOKEN = "webhook-token-0123456789"
+SERVICE_TOKENS = f"operator:{OPERATOR_TOKEN},webhook:{WEBHOOK_TOKEN}"
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 
 SERVICES: list[ServiceDescriptor] = [
@@ -34,6 +42,8 @@ SERVICES: list[ServiceDescriptor] = [
     for module in (
         conversation_service_pb2,
         delivery_service_pb2,
+        ingest_service_pb2,
+        lane_service_pb2,
         operation_service_pb2,
         page_service_pb2,
         rule_service_pb2,
@@ -41,7 +51,7 @@ SERVICES: list[ServiceDescriptor] = [
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 
-Answer = Message | Refusal | Callable[[Any], Message]
+Answer = Message | Refusal | Callable[[Any], Message | Awaitable[Message]]
 
 
 def _with_given_fields(rule: Rule) -> Rule:
@@ -104,6 +114,8 @@ class Upstream:
             if isinstance(answer, Refusal):
                 raise answer
             found = answer if isinstance(answer, Message) else answer(request)
+            if not isinstance(found, Message):
+                found = await found
             assert isinstance(found, output)
             return found
 
@@ -119,11 +131,11 @@ async def running_upstream() -> AsyncIterator[tuple[Upstream, Upstreams]]:
     """One server for all of the services, and channels to it with the role `operator`."""
     upstream = Upstream()
     roles = {
-        f"/{service.full_name}/{method.name}": frozenset({"operator"})
+        f"/{service.full_name}/{method.name}": frozenset({"operator", "webhook"})
         for service in SERVICES
         for method in service.methods
     }
-    tokens = parse_service_tokens(f"operator:{OPERATOR_TOKEN}")
+    tokens = parse_service_tokens(SERVICE_TOKENS)
     async with serving(
         "127.0.0.1:0", upstream.register, tokens=tokens, method_roles=roles
     ) as server:

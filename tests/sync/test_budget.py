@@ -1,0 +1,162 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagewire_sync.budget import RATES, Budget, Product
+from pagewire_sync.usage import Usage
+
+PER_SECOND = {
+    Product.SEND: 300,
+    Product.SEND_INSTAGRAM: 100,
+    Product.SEND_MEDIA: 10,
+    Product.CONVERSATIONS: 2,
+}
+
+products = st.sampled_from(list(Product))
+gaps = st.lists(st.floats(0, 3), min_size=1, max_size=80)
+
+
+def call_times(budget: Budget, page: str, product: Product, asked: list[float]) -> list[float]:
+    """When calls go out that are asked for at these times."""
+    times = []
+    for now in asked:
+        wait = budget.wait(page, product, now)
+        budget.spend(page, product, now)
+        times.append(now + wait)
+    return times
+
+
+def cumulated(gaps: list[float]) -> list[float]:
+    at, times = 1000.0, []
+    for gap in gaps:
+        at += gap
+        times.append(at)
+    return times
+
+
+@given(products, gaps)
+def test_in_no_stretch_of_time_is_there_more_than_rate_and_burst(
+    product: Product, gaps: list[float]
+) -> None:
+    rate = RATES[product]
+
+    times = call_times(Budget(), "p", product, cumulated(gaps))
+
+    assert times == sorted(times)
+    for first, begun in enumerate(times):
+        for last in range(first, len(times)):
+            allowed = rate.burst + rate.per_second * (times[last] - begun)
+            assert last - first + 1 <= allowed + 1e-6
+
+
+@pytest.mark.parametrize("product", PER_SECOND)
+def test_no_second_holds_more_than_meta_allows(product: Product) -> None:
+    limit = PER_SECOND[product]
+
+    times = call_times(Budget(), "p", product, [1000.0] * (3 * limit))
+
+    for begun in times:
+        assert sum(begun <= at < begun + 1 for at in times) <= limit
+
+
+def test_no_hour_holds_more_private_replies_than_meta_allows() -> None:
+    times = call_times(Budget(), "p", Product.PRIVATE_REPLY, [1000.0] * 1500)
+
+    assert max(sum(begun <= at < begun + 3600 for at in times) for begun in times[::50]) <= 750
+
+
+@given(products, products, st.floats(0, 1e6))
+def test_a_page_that_is_stopped_stops_no_other(
+    stopped: Product, other: Product, seconds: float
+) -> None:
+    budget = Budget()
+
+    budget.stop("p1", 1000.0, seconds)
+
+    assert budget.wait("p1", stopped, 1000.0) == pytest.approx(seconds)
+    assert budget.wait("p2", other, 1000.0) == 0
+
+
+def test_only_a_stop_of_the_app_stops_all() -> None:
+    budget = Budget()
+
+    budget.stop_app(1000.0, 30)
+
+    assert budget.wait("p1", Product.SEND, 1010.0) == pytest.approx(20)
+    assert budget.stopped("p2", 1010.0) == pytest.approx(20)
+    assert budget.wait("p1", Product.SEND, 1030.0) == 0
+
+
+def test_a_shorter_stop_shortens_no_longer_one() -> None:
+    budget = Budget()
+
+    budget.stop("p", 1000.0, 60)
+    budget.stop("p", 1001.0, 5)
+
+    assert budget.stopped("p", 1010.0) == pytest.approx(50)
+
+
+def test_products_are_counted_apart() -> None:
+    budget = Budget()
+
+    call_times(budget, "p", Product.CONVERSATIONS, [1000.0] * 5)
+
+    assert budget.wait("p", Product.CONVERSATIONS, 1000.0) == pytest.approx(2.5)
+    assert budget.wait("p", Product.SEND, 1000.0) == 0
+
+
+def test_asking_spends_nothing() -> None:
+    budget = Budget()
+
+    waits = [budget.wait("p", Product.CONVERSATIONS, 1000.0) for _ in range(10)]
+
+    assert waits == [0.0] * 10
+
+
+@pytest.mark.parametrize("usage", [Usage(account=80), Usage(app=80)])
+def test_from_three_quarters_on_calls_keep_four_times_the_distance(usage: Usage) -> None:
+    budget = Budget()
+    budget.observe("p", usage, 1000.0)
+
+    times = call_times(budget, "p", Product.CONVERSATIONS, [1000.0] * 3)
+
+    assert times == pytest.approx([1000.0, 1002.0, 1004.0])
+
+
+@given(products, st.integers(0, 100))
+def test_to_become_slow_frees_nothing(product: Product, spent: int) -> None:
+    budget = Budget()
+    call_times(budget, "p", product, [1000.0] * spent)
+    before = budget.wait("p", product, 1000.0)
+
+    budget.observe("p", Usage(account=80), 1000.0)
+
+    assert budget.wait("p", product, 1000.0) >= before
+
+
+def test_low_usage_makes_a_page_as_fast_as_before() -> None:
+    budget = Budget()
+    budget.observe("p", Usage(account=80), 1000.0)
+
+    budget.observe("p", Usage(), 1001.0)
+
+    times = call_times(budget, "p", Product.CONVERSATIONS, [1002.0] * 2)
+    assert times == pytest.approx([1002.0, 1002.5])
+
+
+def test_at_the_limit_a_page_stops_until_meta_lets_it_in_again() -> None:
+    budget = Budget()
+
+    budget.observe("p1", Usage(account=97, regain_seconds=120), 1000.0)
+
+    assert budget.wait("p1", Product.PAGE, 1000.0) == pytest.approx(120)
+    assert budget.wait("p2", Product.PAGE, 1000.0) == 0
+
+
+def test_where_the_app_nears_its_limit_the_page_that_learnt_it_stops_for_a_minute() -> None:
+    budget = Budget()
+
+    budget.observe("p1", Usage(app=99), 1000.0)
+
+    assert budget.wait("p1", Product.PAGE, 1000.0) == pytest.approx(60)
+    assert budget.wait("p2", Product.PAGE, 1000.0) == 0

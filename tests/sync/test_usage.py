@@ -1,0 +1,64 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagewire_sync.usage import Usage, read_usage
+
+
+def business(**accounts: list[dict[str, Any]]) -> dict[str, str]:
+    return {"x-business-use-case-usage": json.dumps(accounts)}
+
+
+def test_no_header_means_about_nothing() -> None:
+    assert read_usage({}) == Usage(0, 0, 0)
+
+
+def test_the_highest_of_the_three_figures_counts() -> None:
+    header = {"x-app-usage": '{"call_count":28,"total_time":91,"total_cputime":25}'}
+
+    assert read_usage(header).app == 91
+
+
+def test_the_time_to_regain_comes_in_minutes() -> None:
+    entry = {"type": "messenger", "call_count": 97, "estimated_time_to_regain_access": 19}
+
+    usage = read_usage(business(p1=[entry]))
+
+    assert (usage.account, usage.regain_seconds) == (97, 19 * 60)
+
+
+def test_an_account_is_not_told_of_by_the_figures_of_another() -> None:
+    headers = business(p1=[{"call_count": 3}], p2=[{"call_count": 99}])
+
+    assert read_usage(headers, {"p1"}).account == 3
+
+
+def test_figures_that_name_nobody_known_count_all_the_same() -> None:
+    assert read_usage(business(business=[{"call_count": 80}]), {"p1"}).account == 80
+
+
+def test_the_older_header_of_pages_counts_for_the_account() -> None:
+    assert read_usage({"x-page-usage": '{"call_count":85}'}).account == 85
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '{"call_count":"many"}', '{"call_count":-4}', "[" * 5000, "\xff"]
+)
+def test_what_cannot_be_read_counts_as_nothing(text: str) -> None:
+    headers = {"x-app-usage": text, "x-business-use-case-usage": text}
+
+    assert read_usage(headers) == Usage(0, 0, 0)
+
+
+@given(st.floats(allow_nan=False) | st.integers())
+def test_no_figure_is_believed_beyond_a_day(figure: float) -> None:
+    text = json.dumps(figure).replace("Infinity", "1e999")
+    entry = f'{{"p":[{{"call_count":{text},"estimated_time_to_regain_access":{text}}}]}}'
+
+    usage = read_usage({"x-business-use-case-usage": entry})
+
+    assert 0 <= usage.account <= 1440
+    assert 0 <= usage.regain_seconds <= 24 * 3600
