@@ -446,6 +446,19 @@ def test_what_is_not_well_is_said_with_what_to_do_and_exit_1(
     ]
 
 
+def test_a_webhook_service_that_does_not_answer_is_not_well(
+    held: Pagewire, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPERATOR_LISTEN", "127.0.0.1:1")
+
+    code = main(["status", "--json"])
+
+    standing = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert standing["services"]["webhook"] == "unreachable"
+    assert standing["not_well"] == ["webhook is unreachable: see its log"]
+
+
 def test_what_is_in_quarantine_is_listed_shown_and_read_again(
     held: Pagewire, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -11,8 +11,9 @@ from pagewire_runtime.errors import Kind, Refusal, Unavailable, refusal_from
 from pagewire_simulator.client import AccountView
 from pagewire_simulator.faults import FAULTS, Script
 from pagewire_sync.budget import Product
+from pagewire_sync.graph import Graph, Hosts, open_client
 from tests.support.outbox import FakeOutbox, reply
-from tests.support.sending import Meta, addressed, running
+from tests.support.sending import OUR_APP, Meta, addressed, running
 
 PRIVATE = ReplyKind.REPLY_KIND_PRIVATE_REPLY
 COMMENT_REPLY = ReplyKind.REPLY_KIND_COMMENT_REPLY
@@ -87,7 +88,7 @@ def test_every_fault_of_the_simulator_is_told() -> None:
 async def test_every_fault_ends_as_it_must_after_one_call(hasty: Meta, fault: str) -> None:
     account = await hasty.page()
     hasty.outbox.put(await hasty.message(account))
-    seconds = 5.0 if fault == "slow" else None
+    seconds = 1.5 if fault == "slow" else None
     await hasty.simulator.faults(Script(fault=fault, seconds=seconds))
 
     async with running(hasty.sender().run()):
@@ -119,10 +120,12 @@ async def test_a_comment_reply_of_which_nobody_knows_is_uncertain(hasty: Meta, f
 async def test_nothing_is_uncertain_where_graph_cannot_be_reached(meta: Meta) -> None:
     account = await meta.page()
     meta.outbox.put(await meta.message(account))
-    object.__setattr__(meta.graph._hosts, "facebook", "http://127.0.0.1:9")
+    nowhere = Hosts("http://127.0.0.1:9", "http://127.0.0.1:9", "v25.0")
 
-    async with running(meta.sender().run()):
-        await meta.outbox.settled(1)
+    async with open_client() as client:
+        meta.graph = Graph(client, nowhere, OUR_APP, meta.budget)
+        async with running(meta.sender().run()):
+            await meta.outbox.settled(1)
 
     assert meta.outbox.outcome(1).reason == "connect_failed"
     assert meta.outbox.state(1) == "waiting"
@@ -144,7 +147,7 @@ async def test_a_lane_goes_on_in_its_order(meta: Meta) -> None:
 
 async def test_a_page_whose_calls_hang_does_not_hold_up_another(meta: Meta) -> None:
     hanging, other = await meta.page(1), await meta.page(2)
-    await meta.simulator.faults(Script(fault="slow", seconds=20, account=hanging.id))
+    await meta.simulator.faults(Script(fault="slow", seconds=6, account=hanging.id))
     stuck = [await meta.message(hanging, number) for number in range(1, 60)]
     meta.outbox.put(*stuck)
 
@@ -339,7 +342,7 @@ async def test_a_page_that_is_stopped_while_its_replies_wait_their_turn_sends_no
     account = await meta.page()
     clock = asyncio.get_running_loop().time
     for _ in range(25):  # the next turn is in a good second
-        meta.budget.spend(account.id, Product.PAGE, clock() - 0.0)
+        meta.budget.spend(account.id, Product.PAGE, clock())
     hiding = await commented(meta, account, kind=HIDE, text=None, hidden=True)
     sending = asyncio.create_task(meta.sender().send(_tagged(meta, hiding), clock() + 15))
 
@@ -377,11 +380,12 @@ async def test_the_lease_counts_from_the_try_that_was_answered(meta: Meta) -> No
 
     async def at_first_unavailable(request: pb.ClaimRepliesRequest) -> pb.ClaimRepliesResponse:
         if refusals:
+            await asyncio.sleep(0.8)
             raise refusals.pop()
         return await claim(request)
 
     meta.outbox.ClaimReplies = at_first_unavailable  # type: ignore[method-assign]
-    meta.outbox.lease = timedelta(seconds=10.05)
+    meta.outbox.lease = timedelta(seconds=meta.graph.total_seconds + 1.5)
     async with running(meta.sender().run()):
         await meta.outbox.settled(1)
 

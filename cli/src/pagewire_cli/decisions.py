@@ -76,9 +76,12 @@ def tail(
 
 
 async def following(
-    service: "OperationServiceAsyncStub", page: str, number: int
+    service: "OperationServiceAsyncStub", page: str, number: int, *, every: float = EVERY
 ) -> AsyncIterator[Json]:
-    """The last decisions, then each new one as it is made, the oldest first, for ever."""
+    """The last decisions, then each new one as it is made, the oldest first, for ever.
+
+    It looks for new ones `every` so many seconds; a store that is gone for a while is waited for.
+    """
     newest = ""
     while True:
         try:
@@ -92,7 +95,7 @@ async def following(
         for decision in reversed(answer["decisions"]):
             newest = decision["event_id"]
             yield decision
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(every)
 
 
 async def _after(

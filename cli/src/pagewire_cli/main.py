@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(_run(given))
     except TyperException as wrong:
-        remark(wrong.format_message())
+        remark(" ".join(wrong.format_message().split()))
         return Exit.USAGE
     except Failure as failure:
         remark(str(failure))

@@ -29,7 +29,8 @@ def line(value: Any) -> None:
 
 def remark(text: str) -> None:
     """Something beside the result, for a person."""
-    print(f"pagewire: {clean(text)}", file=sys.stderr, flush=True)
+    shown = "\n".join(map(clean, text.splitlines()))
+    print(f"pagewire: {shown}", file=sys.stderr, flush=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, empty: str) -> None:

@@ -221,7 +221,8 @@ def rule_from(written: Any) -> Rule:
     if not isinstance(written, dict):
         raise ShapeError("it must be an object")
     told = {name: value for name, value in written.items() if name not in GIVEN}
-    told["then"] = [_with_defaults(action) for action in told.get("then") or ()]
+    if isinstance(told.get("then"), list):
+        told["then"] = [_with_defaults(action) for action in told["then"]]
     return from_json(DEFAULTS | told, Rule)
 
 

@@ -1,8 +1,8 @@
 """Read-back: whether Graph accepted a reply of which nobody knows, looked for where it would stand.
 
 A message is sought among the conversation's newest messages, a comment reply among the replies of
-the top comment, where Meta puts each: written by the page, with the same text, not before the
-attempt, and bound to no other reply. What was not read as far back as the attempt proves nothing. A
+its comment, and of the one above that, where Instagram puts a reply to a reply: written by the
+page, with the same text, not before the attempt, and bound to no other reply. What was not read as far back as the attempt proves nothing. A
 private reply cannot be found that way (the person's id is not known before Graph names it): it
 counts as looked for, is tried again, and Graph's "already replied" then tells. Fields: Meta's pages
 on conversations and comments.
@@ -131,7 +131,7 @@ class Reader:
         if reply.kind == ReplyKind.REPLY_KIND_PRIVATE_REPLY:
             return ReadBackResult(tag=reply.tag, clean=True)
         try:
-            return judge(read_back, await self._view(reply))
+            return judge(read_back, *await self._views(reply))
         except (LookFailed, OutcomeUnknown) as failed:
             return ReadBackResult(tag=reply.tag, error=failed.reason)
         except NotSent:
@@ -139,18 +139,23 @@ class Reader:
         except Refusal as refusal:
             return ReadBackResult(tag=reply.tag, error=refusal.reason.lower())
 
-    async def _view(self, reply: ClaimedReply) -> View:
-        if reply.kind != ReplyKind.REPLY_KIND_COMMENT_REPLY:
-            params = conversation_params(reply)
-            body = await self._get(
-                reply, reply.node_id, "conversations", params, Product.CONVERSATIONS
-            )
-            return conversation_view(body)
-        parent = {"fields": "parent_id" if _on_instagram(reply) else "parent"}
-        comment = await self._get(reply, reply.comment_id, "", parent, Product.PAGE)
+    async def _views(self, reply: ClaimedReply) -> list[View]:
+        """What stands in each place where the reply could be."""
+        if reply.kind == ReplyKind.REPLY_KIND_COMMENT_REPLY:
+            return [await self._replies(reply, each) for each in await self._comments(reply)]
+        params = conversation_params(reply)
+        body = await self._get(reply, reply.node_id, "conversations", params, Product.CONVERSATIONS)
+        return [conversation_view(body)]
+
+    async def _comments(self, reply: ClaimedReply) -> list[str]:
+        """The comment that was answered, and the one above it."""
+        fields = {"fields": "parent_id" if _on_instagram(reply) else "parent"}
+        comment = await self._get(reply, reply.comment_id, "", fields, Product.PAGE)
+        return [reply.comment_id, *filter(None, [parent_of(comment)])]
+
+    async def _replies(self, reply: ClaimedReply, comment_id: str) -> View:
         edge, params = comment_edge(reply)
-        top = parent_of(comment) or reply.comment_id
-        body = await self._get(reply, top, edge, params, Product.PAGE)
+        body = await self._get(reply, comment_id, edge, params, Product.PAGE)
         return comment_view(body, newest_first=not _on_instagram(reply))
 
     async def _get(
@@ -190,7 +195,7 @@ def conversation_params(reply: ClaimedReply) -> Mapping[str, str]:
 
 
 def comment_edge(reply: ClaimedReply) -> tuple[str, Mapping[str, str]]:
-    """The edge of the top comment where its replies stand, and what is asked of it."""
+    """The edge of a comment where its replies stand, and what is asked of it."""
     if _on_instagram(reply):
         return "replies", {"fields": "id,text,from,timestamp", "limit": str(NEWEST)}
     fields = "id,message,from,created_time"
@@ -212,24 +217,24 @@ def comment_view(body: Mapping[str, Any], *, newest_first: bool) -> View:
 
 
 def parent_of(comment: Mapping[str, Any]) -> str:
-    """The top comment that this one stands below; empty where it is one."""
+    """The comment that this one stands below; empty at the top."""
     parent = comment.get("parent")
     return str(parent.get("id", "") if isinstance(parent, dict) else comment.get("parent_id") or "")
 
 
-def judge(read_back: ReadBack, view: View) -> ReadBackResult:
-    """What the view says of the reply."""
-    tag = read_back.reply.tag
-    found = matches(read_back, view.seen)
-    earliest = _earliest(read_back)
+def judge(read_back: ReadBack, *views: View) -> ReadBackResult:
+    """What the views together say of the reply."""
+    tag, earliest = read_back.reply.tag, _earliest(read_back)
+    seen = [each for view in views for each in view.seen]
+    found = matches(read_back, seen)
     if len(found) == 1:
         return ReadBackResult(tag=tag, found_mid=found[0].mid)
     if found:
         return ReadBackResult(tag=tag, ambiguous_mid=found[0].mid)
-    if not view.reaches(earliest):
+    if not all(view.reaches(earliest) for view in views):
         return ReadBackResult(tag=tag, error="too_much_to_read")
     is_message = read_back.reply.kind == ReplyKind.REPLY_KIND_MESSAGE
-    if is_message and any(not each.from_id and _since(each, earliest) for each in view.seen):
+    if is_message and any(not each.from_id and _since(each, earliest) for each in seen):
         # Of messages beyond the newest 20 Graph may show no more than the id.
         return ReadBackResult(tag=tag, error="details_missing")
     return ReadBackResult(tag=tag, clean=True)

@@ -1,0 +1,265 @@
+"""The proof: what the demo claims, held against the simulator's ledger and the store's answers.
+
+Pure. A claim that does not hold names what did not happen; the demo fails with it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import quantiles
+from typing import Any
+
+from pagewire_cli.demo import story
+from pagewire_cli.demo.story import Json
+from pagewire_cli.demo.watching import ANSWERS, Played
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that is known when the last word was said.
+
+    `events`, `deliveries` and `calls` are the ledger's, `stored_mids` and `stored_comments` the
+    store's, each as often as it is there; `comments` and `mids` are what Meta told of.
+    """
+
+    played: Sequence[Played]
+    while_down: Sequence[Played]
+    decisions: Sequence[Json]
+    events: Sequence[Json]
+    deliveries: Sequence[Json]
+    calls: Sequence[Json]
+    stored_mids: Sequence[str]
+    stored_comments: Sequence[str]
+    echoes: Sequence[str]
+    status: Json
+    hidden: bool
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, and each way in which it does not hold."""
+
+    text: str
+    failures: Sequence[str]
+
+    @property
+    def holds(self) -> bool:
+        return not self.failures
+
+
+def claims(seen: Evidence) -> list[Claim]:
+    """Everything that the demo says of itself, checked."""
+    figures = figures_of(seen)
+    return [
+        Claim(
+            f"every event was acknowledged ({figures['events']} of them,"
+            f" in {figures['webhooks']} webhooks)",
+            list(_unacknowledged(seen)),
+        ),
+        Claim(
+            f"each was stored once, though {figures['told_again']} webhooks came again",
+            [*_not_stored_once(seen), *_not_told_again(seen)],
+        ),
+        Claim("each was decided once, by the rule and for the reason it should", _misjudged(seen)),
+        Claim(
+            f"Graph got {figures['answers']} answers: each once, to whom it was due, word for word",
+            _wrongly_answered(seen),
+        ),
+        Claim("nobody's answers overtook each other", list(_overtaken(seen))),
+        Claim(
+            f"{story.STORM} echoes of another app and the echoes of our own answers fired nothing",
+            _echoes(seen),
+        ),
+        Claim(
+            "the insult is hidden, the order has its label",
+            [
+                *([] if seen.hidden else ["the insulting comment is not hidden"]),
+                *([] if seen.labelled else ["the label is not on the person"]),
+            ],
+        ),
+        Claim(
+            "an event of an unknown page and an unreadable body are kept",
+            list(_not_kept(seen.status)),
+        ),
+        Claim(
+            f"{len(seen.while_down)} who wrote while the edge was dead were answered",
+            list(_unanswered_after_death(seen)),
+        ),
+        Claim("no token stood in a URL, and each call carried its proof", list(_careless(seen))),
+    ]
+
+
+def _unacknowledged(seen: Evidence) -> Iterator[str]:
+    for event in seen.events:
+        if event["subscribed"] and not event["told"]:
+            yield f"event {event['ref']} ({event['field']}) was never answered 200"
+        if not event["subscribed"]:
+            yield f"event {event['ref']} did not flow: {event['field']} is not subscribed"
+
+
+def _not_stored_once(seen: Evidence) -> Iterator[str]:
+    mids = {event["subject"] for event in seen.events if _message(event)}
+    stored = Counter(seen.stored_mids)
+    for mid in (mids | set(seen.echoes)) - stored.keys():
+        yield f"message {mid} is not stored"
+    comments = {event["subject"] for event in seen.events if event["field"] in ("feed", "comments")}
+    stored_comments = Counter(seen.stored_comments)
+    for comment in comments - stored_comments.keys():
+        yield f"comment {comment} is not stored"
+    for what, count in (stored + stored_comments).items():
+        if count > 1:
+            yield f"{what} is stored {count} times"
+
+
+def _message(event: Json) -> Json:
+    """The message that an event of the ledger brought; a comment's is but a text."""
+    message = event["value"].get("message")
+    return message if isinstance(message, dict) else {}
+
+
+def _not_told_again(seen: Evidence) -> Iterator[str]:
+    for one in seen.played:
+        told = [event["told"] for event in seen.events if event["ref"] == one.done.get("ref")]
+        if "repeat" in one.act.options and told != [2]:
+            yield f"{one.act.person}'s event was to be told twice, not {told} times"
+
+
+def _misjudged(seen: Evidence) -> list[str]:
+    wrong = [fault for one in seen.played for fault in _faults_of(one)]
+    triggers = Counter((one.account, one.act.kind) for one in seen.played)
+    decided = Counter((decision["page_id"], decision["kind"]) for decision in seen.decisions)
+    for page, kind in triggers.keys() | decided.keys():
+        if triggers[page, kind] != decided[page, kind]:
+            wrong.append(
+                f"{triggers[page, kind]} events of kind {kind} on page {page},"
+                f" but {decided[page, kind]} decisions"
+            )
+    return wrong
+
+
+def _faults_of(one: Played) -> Iterator[str]:
+    who = f"{one.act.person} ({one.act.shop.handle}, {one.act.kind})"
+    if one.decision is None:
+        yield f"{who}: no decision of the kind that was due"
+        return
+    fired = [rule["name"] for rule in one.decision["rules"] if rule["fired"]]
+    if fired != ([one.act.rule] if one.act.rule else []):
+        yield f"{who}: {fired or 'no rule'} fired, {one.act.rule or 'none'} should"
+    if one.decision["reason"] != one.act.reason:
+        yield f"{who}: declined as {one.decision['reason']}, not as {one.act.reason}"
+
+
+def _wrongly_answered(seen: Evidence) -> list[str]:
+    due = Counter(
+        (one.account, _whom(one), endpoint, text)
+        for one in seen.played
+        for endpoint, text in one.act.answers
+    )
+    made = Counter(
+        (
+            call["account_id"],
+            call["comment_id"] or call["person_id"],
+            call["endpoint"],
+            call["text"],
+        )
+        for call in seen.calls
+        if call["endpoint"] in ANSWERS and (call["created"] or call["status"] == 200)
+    )
+    names = {(one.account, _whom(one)): one.act.person for one in seen.played}
+    wrong: list[str] = []
+    for key in due.keys() | made.keys():
+        if due[key] != made[key]:
+            account, whom, endpoint, _ = key
+            who = names.get((account, whom), "somebody unknown")
+            wrong.append(f"{endpoint} to {who}: {made[key]} times, {due[key]} were due")
+    return wrong
+
+
+def _whom(one: Played) -> Any:
+    return one.done.get("comment") or one.person
+
+
+def _overtaken(seen: Evidence) -> Iterator[str]:
+    until: dict[tuple[Any, Any], int] = {}
+    for call in seen.calls:
+        if call["endpoint"] not in ANSWERS:
+            continue
+        lane = call["account_id"], call["comment_id"] or call["person_id"]
+        if call["started_at"] < until.get(lane, 0):
+            yield f"two requests for {lane[1]} were under way at once"
+        until[lane] = call["ended_at"] or call["started_at"]
+
+
+def _echoes(seen: Evidence) -> list[str]:
+    told = sum("is_echo" in _message(event) for event in seen.events)
+    sent = sum(
+        call["created"] is not None and "reply" not in call["endpoint"] for call in seen.calls
+    )
+    return [] if told >= sent else [f"only {told} echoes of {sent} messages were told"]
+
+
+def _not_kept(status: Json) -> Iterator[str]:
+    if status["unknown_page_events"] != 1:
+        yield f"{status['unknown_page_events']} events of unknown pages are kept, not 1"
+    if status["quarantined"] != 1:
+        yield f"{status['quarantined']} bodies are in quarantine, not 1"
+    if status["parked_events"] or status["pending_events"]:
+        yield f"{status['parked_events']} events are parked, {status['pending_events']} pending"
+
+
+def _unanswered_after_death(seen: Evidence) -> Iterator[str]:
+    for one in seen.while_down:
+        event = next((e for e in seen.events if e["ref"] == one.done.get("ref")), None)
+        if event is None or event["attempts"] < 2:
+            yield f"{one.act.person}'s webhook was not refused before it was taken"
+        if not one.calls:
+            yield f"{one.act.person} was not answered"
+
+
+def _careless(seen: Evidence) -> Iterator[str]:
+    for call in seen.calls:
+        if call["token_in_url"] and call["endpoint"] != "debug_token":
+            yield f"a token stood in the URL of {call['method']} {call['shape']}"
+        if call["proof"] not in ("ok", "unused"):
+            yield f"{call['method']} {call['shape']} came with a proof that is {call['proof']}"
+
+
+def figures_of(seen: Evidence) -> Json:
+    """The numbers of the summary; times in milliseconds, by Meta's clock."""
+    down = {id(one) for one in seen.while_down}
+    usual = [one for one in seen.played if id(one) not in down]
+    answered = [call for call in seen.calls if call["endpoint"] in ANSWERS and call["ended_at"]]
+    return {
+        "people": len({(one.account, one.person) for one in seen.played}),
+        "webhooks": len(seen.deliveries),
+        "acknowledged": sum(delivery["outcome"] == "ok" for delivery in seen.deliveries),
+        "refused": sum(delivery["outcome"] != "ok" for delivery in seen.deliveries),
+        "events": len(seen.events),
+        "told_again": sum(delivery["repeat"] for delivery in seen.deliveries),
+        "answers": len([call for call in answered if call["created"]]),
+        "by_rule": dict(Counter(one.act.rule for one in seen.played if one.act.rule)),
+        "declined": dict(
+            Counter(one["reason"] for one in seen.decisions if one["outcome"] != "answered")
+        ),
+        "unknown_page_events": seen.status["unknown_page_events"],
+        "quarantined": seen.status["quarantined"],
+        "ack_ms": percentiles(
+            [one["ended_at"] - one["started_at"] for one in seen.deliveries if one["status"] == 200]
+        ),
+        "receipt_to_request_ms": percentiles(
+            [one.milliseconds for one in usual if one.milliseconds is not None]
+        ),
+        "graph_ms": percentiles([call["ended_at"] - call["started_at"] for call in answered]),
+        "after_the_edge_died_ms": percentiles(
+            [one.milliseconds for one in seen.while_down if one.milliseconds is not None]
+        ),
+    }
+
+
+def percentiles(values: Sequence[float]) -> Json:
+    """The median and the 95th percentile; null where there is too little to say."""
+    if len(values) < 2:
+        return {"p50": next(iter(values), None), "p95": None}
+    cuts = quantiles(values, n=20, method="inclusive")
+    return {"p50": round(cuts[9]), "p95": round(cuts[18])}

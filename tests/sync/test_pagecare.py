@@ -1,0 +1,321 @@
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pagewire.type.v1.page_pb2 import Login, Page, PageState, Platform
+from pagewire_runtime.errors import Unavailable
+from pagewire_simulator.client import AccountView
+from pagewire_simulator.faults import Script
+from pagewire_simulator.subscriptions import INSTAGRAM_FIELDS as KNOWN_INSTAGRAM_FIELDS
+from pagewire_simulator.subscriptions import PAGE_FIELDS as KNOWN_PAGE_FIELDS
+from pagewire_sync.credentials import CredentialCache
+from pagewire_sync.failures import Failure, GraphError
+from pagewire_sync.graph import OutcomeUnknown
+from pagewire_sync.pagecare import (
+    BLOCKED_AGAIN,
+    HEALTHY,
+    HEALTHY_AGAIN,
+    INSTAGRAM_FIELDS,
+    PAGE_FIELDS,
+    TROUBLED_AGAIN,
+    UNREACHABLE_AGAIN,
+    PageCare,
+    subscribed_fields,
+    token_finding,
+    troubled,
+)
+from tests.support.outbox import PAGE
+from tests.support.sending import OUR_APP, Meta, running
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+STATES = {
+    "healthy": PageState.PAGE_STATE_HEALTHY,
+    "expiring": PageState.PAGE_STATE_EXPIRING,
+    "degraded": PageState.PAGE_STATE_DEGRADED,
+    "blocked": PageState.PAGE_STATE_BLOCKED,
+}
+
+
+def care(meta: Meta) -> PageCare:
+    return PageCare(
+        meta.pages, CredentialCache(meta.pages), meta.graph, OUR_APP.app_id, now=lambda: NOW
+    )
+
+
+async def checked(meta: Meta, account: AccountView) -> tuple[str, str, timedelta]:
+    """Checks the page once: its state, the reason, and how soon it is checked again."""
+    await care(meta).check(meta.pages.pages[account.id][0])
+    found = meta.pages.found[-1]
+    state = next(word for word, state in STATES.items() if state == found.state)
+    return state, found.state_reason, found.next_check_time.ToDatetime(UTC) - NOW
+
+
+async def unsubscribed(meta: Meta, account: AccountView, *fields: str) -> AccountView:
+    return await meta.simulator.change_account(account.id, subscribed_fields=fields)
+
+
+async def subscriptions(meta: Meta, account: AccountView) -> set[str]:
+    found = {one.id: one for one in await meta.simulator.accounts()}
+    return set(found[account.id].subscribed_fields or ())
+
+
+async def operations(meta: Meta) -> list[str]:
+    return [call.endpoint for call in await meta.simulator.calls()]
+
+
+async def test_a_connected_page_is_subscribed_and_that_is_read_back(meta: Meta) -> None:
+    account = await unsubscribed(meta, await meta.page())
+
+    finding = await checked(meta, account)
+
+    assert finding == ("healthy", "", HEALTHY_AGAIN)
+    assert await subscriptions(meta, account) == PAGE_FIELDS
+    assert await operations(meta) == ["subscription", "subscribe", "subscription", "debug_token"]
+
+
+async def test_an_account_of_instagram_login_is_subscribed_to_instagram_s_fields(
+    meta: Meta,
+) -> None:
+    account = await unsubscribed(meta, await meta.instagram_account())
+
+    finding = await checked(meta, account)
+
+    assert finding == ("healthy", "", HEALTHY_AGAIN)
+    assert await subscriptions(meta, account) == INSTAGRAM_FIELDS
+    assert "debug_token" not in await operations(meta)
+
+
+async def test_an_instagram_account_of_facebook_login_has_its_page_subscribed(meta: Meta) -> None:
+    account = await unsubscribed(meta, await meta.linked_account())
+
+    finding = await checked(meta, account)
+
+    assert finding == ("healthy", "", HEALTHY_AGAIN)
+    assert await subscriptions(meta, account) == {"feed"}
+
+
+async def test_the_care_of_a_linked_account_takes_nothing_from_its_page(meta: Meta) -> None:
+    account = await unsubscribed(meta, await meta.linked_account(), "messages", "leadgen")
+
+    await checked(meta, account)
+
+    assert await subscriptions(meta, account) == {"messages", "leadgen"}
+
+
+async def test_what_others_of_the_app_subscribed_stays(meta: Meta) -> None:
+    account = await unsubscribed(meta, await meta.page(), "leadgen", "messages")
+
+    await checked(meta, account)
+
+    assert await subscriptions(meta, account) == PAGE_FIELDS | {"leadgen"}
+
+
+async def test_a_page_that_is_subscribed_is_only_read(meta: Meta) -> None:
+    account = await meta.page()
+
+    await checked(meta, account)
+
+    assert await operations(meta) == ["subscription", "debug_token"]
+
+
+def test_every_field_is_one_that_meta_knows_for_the_login() -> None:
+    assert PAGE_FIELDS <= KNOWN_PAGE_FIELDS
+    assert INSTAGRAM_FIELDS <= KNOWN_INSTAGRAM_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("fault", "finding"),
+    [
+        ("token_expired", ("blocked", "token_invalid", BLOCKED_AGAIN)),
+        ("permission", ("blocked", "permission_missing", BLOCKED_AGAIN)),
+        ("policy", ("degraded", "graph_368", TROUBLED_AGAIN)),
+        ("error", ("degraded", "graph_1", UNREACHABLE_AGAIN)),
+        ("app_throttled", ("degraded", "graph_4", UNREACHABLE_AGAIN)),
+        ("empty", ("degraded", "graph_answer_unreadable", UNREACHABLE_AGAIN)),
+        ("html", ("degraded", "graph_answer_unreadable", UNREACHABLE_AGAIN)),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["subscribe", "subscription"])
+async def test_what_graph_answers_is_what_is_found(
+    meta: Meta, endpoint: str, fault: str, finding: tuple[str, str, timedelta]
+) -> None:
+    account = await unsubscribed(meta, await meta.page())
+    await meta.simulator.faults(Script(fault=fault, endpoint=endpoint))
+
+    assert await checked(meta, account) == finding
+
+
+async def test_a_wrong_app_secret_has_a_name(meta: Meta) -> None:
+    account = await meta.page()
+    object.__setattr__(meta.graph._app, "secret", "another")
+    try:
+        finding = await checked(meta, account)
+    finally:
+        object.__setattr__(meta.graph._app, "secret", "example-app-secret")
+
+    assert finding == ("blocked", "app_secret_wrong", BLOCKED_AGAIN)
+
+
+@pytest.mark.parametrize("state", ["healthy", "expiring", "blocked"])
+async def test_where_nothing_was_learnt_a_page_stays_as_it_was(meta: Meta, state: str) -> None:
+    account = await meta.page()
+    page = meta.pages.pages[account.id][0]
+    page.state, page.state_reason = STATES[state], "as_before"
+    await meta.simulator.faults(Script(fault="unavailable"))
+
+    assert await checked(meta, account) == (state, "as_before", UNREACHABLE_AGAIN)
+
+
+async def test_a_subscription_that_does_not_show_is_missing(meta: Meta) -> None:
+    account = await unsubscribed(meta, await meta.page())
+    await meta.simulator.faults(Script(fault="empty", created=False, endpoint="subscribe"))
+    await meta.simulator.faults()
+    other = PageCare(meta.pages, CredentialCache(meta.pages), meta.graph, "another app")
+
+    await other.check(meta.pages.pages[account.id][0])
+
+    assert meta.pages.found[-1].state == PageState.PAGE_STATE_DEGRADED
+    assert meta.pages.found[-1].state_reason == "subscription_missing"
+
+
+async def test_a_token_that_ends_soon_is_told_of(meta: Meta) -> None:
+    account = await meta.page()
+    soon = datetime.now(UTC) + timedelta(days=3)
+    await meta.simulator.change_account(account.id, expires_at=int(soon.timestamp() * 1000))
+    checks = PageCare(meta.pages, CredentialCache(meta.pages), meta.graph, OUR_APP.app_id)
+
+    await checks.check(meta.pages.pages[account.id][0])
+
+    assert meta.pages.found[-1].state == PageState.PAGE_STATE_EXPIRING
+    assert meta.pages.found[-1].state_reason == "token_expires_soon"
+
+
+@pytest.mark.parametrize("fault", [{"is_valid": False}, {"is_valid": None}, {}])
+def test_a_token_that_is_not_said_to_be_valid_is_invalid(fault: dict[str, Any]) -> None:
+    finding = token_finding({"data": fault}, NOW)
+
+    assert (finding.state, finding.reason) == (STATES["blocked"], "token_invalid")
+
+
+@pytest.mark.parametrize(
+    ("ends", "healthy"),
+    [
+        ({}, True),
+        ({"expires_at": 0, "data_access_expires_at": 0}, True),
+        ({"expires_at": int((NOW + timedelta(days=8)).timestamp())}, True),
+        ({"expires_at": int((NOW + timedelta(days=6)).timestamp())}, False),
+        ({"data_access_expires_at": int((NOW + timedelta(days=6)).timestamp())}, False),
+    ],
+)
+def test_a_token_ends_soon_within_a_week(ends: dict[str, int], healthy: bool) -> None:
+    finding = token_finding({"data": {"is_valid": True} | ends}, NOW)
+
+    assert (finding == HEALTHY) is healthy
+
+
+@pytest.mark.parametrize("body", [{}, {"data": []}, {"data": None}])
+def test_an_inspection_that_cannot_be_read_says_nothing(body: dict[str, Any]) -> None:
+    with pytest.raises(OutcomeUnknown):
+        token_finding(body, NOW)
+
+
+async def test_an_inspection_that_fails_harms_no_page(meta: Meta) -> None:
+    account = await meta.page()
+    await meta.simulator.change_account(account.id, token="not-the-one")
+    meta.pages.connect(account.id, "not-the-one")
+    graph = meta.graph
+    real_app = graph._app
+    graph._app = type(real_app)("another app", real_app.secret, real_app.instagram_secret)
+
+    finding = await checked(meta, account)
+
+    assert finding == ("healthy", "", HEALTHY_AGAIN)
+
+
+async def test_the_check_tells_the_version_of_the_token_that_it_saw(meta: Meta) -> None:
+    account = await meta.page()
+    meta.pages.connect(account.id, account.token)
+
+    await checked(meta, account)
+
+    assert meta.pages.found[-1].token_version == 2
+
+
+async def test_a_page_that_was_disconnected_meanwhile_is_let_be(meta: Meta) -> None:
+    await care(meta).check(Page(page_id=PAGE))
+
+    assert meta.pages.found == []
+
+
+async def test_a_store_that_is_away_ends_no_care(meta: Meta) -> None:
+    account = await meta.page()
+    refusals = [Unavailable("the store")]
+    record = meta.pages.RecordPageCheck
+
+    async def at_first_unavailable(request: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return await record(request)
+
+    meta.pages.RecordPageCheck = at_first_unavailable  # type: ignore[method-assign]
+    meta.pages.due = [account.id]
+    async with running(care(meta).run()), asyncio.timeout(20):
+        while refusals:
+            await asyncio.sleep(0.005)
+        meta.pages.due = [account.id]
+        while not meta.pages.found:
+            await asyncio.sleep(0.005)
+
+    assert meta.pages.found[-1].state == PageState.PAGE_STATE_HEALTHY
+
+
+async def test_pages_are_checked_beside_each_other(hasty: Meta) -> None:
+    hanging, other = await hasty.page(1), await hasty.page(2)
+    await hasty.simulator.faults(Script(fault="slow", seconds=1.5, account=hanging.id))
+    hasty.pages.due = [hanging.id, other.id]
+
+    async with running(care(hasty).run()), asyncio.timeout(20):
+        while len(hasty.pages.found) < 2:
+            await asyncio.sleep(0.005)
+
+    assert [found.page_id for found in hasty.pages.found] == [other.id, hanging.id]
+
+
+OURS = {"id": "880", "subscribed_fields": ["messages", "feed"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"data": [OURS]}, {"messages", "feed"}),
+        ({"data": [{"id": "990", "subscribed_fields": ["messages"]}]}, set()),
+        ({"data": [{"subscribed_fields": ["messages"]}]}, {"messages"}),
+        ({"data": [{"id": "880"}]}, set()),
+        ({"data": [{"id": "880", "subscribed_fields": "messages"}, 7]}, set()),
+        ({"data": []}, set()),
+        ({}, set()),
+    ],
+)
+def test_only_our_own_app_s_fields_count(body: dict[str, Any], fields: set[str]) -> None:
+    assert subscribed_fields(body, "880") == fields
+
+
+def test_on_instagram_s_host_the_app_has_another_id() -> None:
+    assert subscribed_fields({"data": [OURS]}, None) == {"messages", "feed"}
+
+
+@pytest.mark.parametrize("failure", Failure)
+def test_every_error_says_something_of_a_page(failure: Failure) -> None:
+    page = Page(
+        page_id=PAGE,
+        platform=Platform.PLATFORM_MESSENGER,
+        login=Login.LOGIN_FACEBOOK,
+        state=STATES["degraded"],
+    )
+
+    finding = troubled(page, GraphError(failure, 400, 100))
+
+    assert finding.state in (STATES["degraded"], STATES["blocked"])
+    assert finding.reason
