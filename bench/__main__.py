@@ -21,7 +21,8 @@ import uvloop
 from bench import edge, live, results, store
 from bench.figures import MeasuringFailed, Suite
 from bench.table import missed, rendered
-from pagewire_cli.launcher import clean
+from pagewire_cli.embedded import discard
+from pagewire_cli.leash import CannotStart
 
 
 class Measured(Protocol):
@@ -37,14 +38,20 @@ SUITES: dict[str, Measured] = {
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for servers and logs, on the disk of the checkout; kept where something failed."""
+    """A folder for servers and logs, on the disk of the checkout; its logs stay after a failure."""
     inside = Path(__file__).with_name("scratch")
     inside.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=inside))
     folder.chmod(0o711)  # as root the servers' own user passes through
-    yield folder
-    clean({"PAGEWIRE_DATA_DIR": str(folder)})
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    except BaseException:
+        print(f"bench: the logs are in {folder}", file=sys.stderr)
+        raise
+    finally:
+        for server in ("postgres", "system/postgres", "system/valkey"):
+            discard(folder / server)
+    shutil.rmtree(folder)
 
 
 async def run(names: list[str], *, quick: bool) -> list[Suite]:
@@ -78,7 +85,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             suites = runner.run(run(names, quick=given.quick))
-    except MeasuringFailed as failure:
+    except (MeasuringFailed, CannotStart) as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 1
     for line in missed(suites):

@@ -21,10 +21,6 @@ class Generator:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     async def run(self, job: Job) -> Outcome:
         """Does the job. MeasuringFailed: the generator ended."""
         line = await asyncio.to_thread(self._ask, msgspec.json.encode(job) + b"\n")

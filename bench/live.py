@@ -82,7 +82,7 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
                 peer = StraightLine(port, pages, peer_database)
                 loads = Loads(generator, world, system.env["META_APP_SECRET"], lengths)
                 await _rounds(loads, ours, peer, writers, lengths, found)
-                notes += _incidents(loads)
+                notes += [await _busy(system, loads, ours, found), *_incidents(loads)]
         for service in SERVICES:
             found.add(f"memory_{service}", OURS, memory_mib(system.process(service).pid))
     return Suite("live", _measures(found), [*notes, *_NOTES])
@@ -140,18 +140,46 @@ async def _round(
     return max(knee * 0.8, 10)
 
 
+class Consumers:
+    """The processes that are the system, the launcher among them, and what CPU time they use."""
+
+    def __init__(self, system: System) -> None:
+        roots = {name: process.pid for name, process in system.supervisor.processes.items()}
+        roots |= {name: server.pid for name, server in system.servers.items()}
+        self._pids = {name: family(pid) for name, pid in roots.items()}
+        self._pids["launcher"] = [os.getpid()]
+        self._before = self._used()
+
+    def since(self) -> dict[str, float]:
+        """Seconds of CPU by process, since this was made."""
+        return {name: used - self._before[name] for name, used in self._used().items()}
+
+    def _used(self) -> dict[str, float]:
+        return {name: cpu_seconds(pids) for name, pids in self._pids.items()}
+
+
+def _shares(what: str, seconds: dict[str, float], factor: float) -> str:
+    shares = ", ".join(f"{name} {used * factor:.2f}" for name, used in seconds.items())
+    return f"{what}: {shares}"
+
+
 async def _idle(system: System, seconds: float, found: Rounds) -> str:
-    """Per cent of a core that everything together uses while nothing happens, and who uses it."""
+    """What everything together uses while nothing happens; answers who uses it."""
     await asyncio.sleep(3)  # what connecting the pages set off is over
-    roots = {name: process.pid for name, process in system.supervisor.processes.items()}
-    roots |= {name: server.pid for name, server in system.servers.items()}
-    ours = {name: family(pid) for name, pid in roots.items()} | {"launcher": [os.getpid()]}
-    before = {name: cpu_seconds(pids) for name, pids in ours.items()}
+    consumers = Consumers(system)
     await asyncio.sleep(seconds)
-    used = {name: (cpu_seconds(pids) - before[name]) / seconds * 100 for name, pids in ours.items()}
-    found.add("idle_cpu", OURS, sum(used.values()))
-    shares = ", ".join(f"{name} {share:.2f}" for name, share in used.items())
-    return f"idle, % of a core: {shares}"
+    used = consumers.since()
+    found.add("idle_cpu", OURS, sum(used.values()) / seconds * 100)
+    return _shares("idle, % of a core", used, 100 / seconds)
+
+
+async def _busy(system: System, loads: Loads, ours: Pagewire, found: Rounds) -> str:
+    """What a webhook costs, from its receipt to its answer and the echo; answers whom."""
+    consumers = Consumers(system)
+    count = len(await loads.ack(ours))
+    used = consumers.since()
+    found.add("cpu_per_webhook", OURS, sum(used.values()) / count * 1000)
+    return _shares(f"at {ACK_RATE} a second, ms of CPU a webhook", used, 1000 / count)
 
 
 @contextlib.asynccontextmanager
@@ -200,5 +228,6 @@ def _measures(found: Rounds) -> list[Measure]:
             Measure(name, "MiB", found.of(name), higher=False, goal=Goal(150))
             for name in (f"memory_{service}" for service in SERVICES)
         ),
+        Measure("cpu_per_webhook", "ms", found.of("cpu_per_webhook"), higher=False),
         Measure("idle_cpu", "% of a core", found.of("idle_cpu"), higher=False, goal=Goal(3)),
     ]

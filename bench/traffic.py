@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -74,11 +73,6 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
 def person_id(page: int, person: int) -> str:
     """The id of a page's nth person."""
     return str(_FIRST_PERSON + page * 1_000_000 + person)
-
-
-def fingerprint(traffic: Traffic) -> str:
-    """Two generators with this in common send the same bytes."""
-    return hashlib.sha256(b"".join(traffic.bodies())).hexdigest()
 
 
 def request(body: bytes, secret: str, path: str) -> bytes:

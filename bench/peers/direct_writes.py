@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
@@ -124,20 +124,20 @@ class ThreeStatements:
     """A transaction of three statements a webhook, over a pool of connections."""
 
     def __init__(self, connections: Sequence[psycopg.AsyncConnection[Any]]) -> None:
-        self._pool: asyncio.LifoQueue[psycopg.AsyncConnection[Any]] = asyncio.LifoQueue()
-        for connection in connections:
-            self._pool.put_nowait(connection)
+        self._free = list(connections)
+        self._turn = asyncio.Semaphore(len(connections))  # who waits longest comes next
 
     async def store(self, delivery: Delivery) -> None:
         row = vars(Row.of(delivery))
-        connection = await self._pool.get()
-        try:
-            async with connection.transaction():
-                await connection.execute(_EVENT, row)
-                await connection.execute(_CONVERSATION, row)
-                await connection.execute(_MESSAGE, row)
-        finally:
-            self._pool.put_nowait(connection)
+        async with self._turn:
+            connection = self._free.pop()
+            try:
+                async with connection.transaction():
+                    await connection.execute(_EVENT, row)
+                    await connection.execute(_CONVERSATION, row)
+                    await connection.execute(_MESSAGE, row)
+            finally:
+                self._free.append(connection)
 
 
 class BareCoalescer:
@@ -151,6 +151,8 @@ class BareCoalescer:
         await self._batches.submit(Row.of(delivery))
 
     async def _flush(self, rows: list[Row]) -> list[None]:
-        columns = [list(column) for column in zip(*map(astuple, rows), strict=True)]
+        columns = [
+            list(column) for column in zip(*(vars(row).values() for row in rows), strict=True)
+        ]
         await self._connection.execute(_ALL, columns)
         return [None] * len(rows)

@@ -12,7 +12,7 @@ from pagewire_simulator.subscriptions import INSTAGRAM_FIELDS as KNOWN_INSTAGRAM
 from pagewire_simulator.subscriptions import PAGE_FIELDS as KNOWN_PAGE_FIELDS
 from pagewire_sync.credentials import CredentialCache
 from pagewire_sync.failures import Failure, GraphError
-from pagewire_sync.graph import OutcomeUnknown
+from pagewire_sync.graph import App, OutcomeUnknown
 from pagewire_sync.pagecare import (
     BLOCKED_AGAIN,
     HEALTHY,
@@ -149,11 +149,9 @@ async def test_what_graph_answers_is_what_is_found(
 
 async def test_a_wrong_app_secret_has_a_name(meta: Meta) -> None:
     account = await meta.page()
-    object.__setattr__(meta.graph._app, "secret", "another")
-    try:
-        finding = await checked(meta, account)
-    finally:
-        object.__setattr__(meta.graph._app, "secret", "example-app-secret")
+    meta.graph._app = App(OUR_APP.app_id, "another", "another")
+
+    finding = await checked(meta, account)
 
     assert finding == ("blocked", "app_secret_wrong", BLOCKED_AGAIN)
 
@@ -170,8 +168,6 @@ async def test_where_nothing_was_learnt_a_page_stays_as_it_was(meta: Meta, state
 
 async def test_a_subscription_that_does_not_show_is_missing(meta: Meta) -> None:
     account = await unsubscribed(meta, await meta.page())
-    await meta.simulator.faults(Script(fault="empty", created=False, endpoint="subscribe"))
-    await meta.simulator.faults()
     other = PageCare(meta.pages, CredentialCache(meta.pages), meta.graph, "another app")
 
     await other.check(meta.pages.pages[account.id][0])
@@ -223,11 +219,7 @@ def test_an_inspection_that_cannot_be_read_says_nothing(body: dict[str, Any]) ->
 
 async def test_an_inspection_that_fails_harms_no_page(meta: Meta) -> None:
     account = await meta.page()
-    await meta.simulator.change_account(account.id, token="not-the-one")
-    meta.pages.connect(account.id, "not-the-one")
-    graph = meta.graph
-    real_app = graph._app
-    graph._app = type(real_app)("another app", real_app.secret, real_app.instagram_secret)
+    meta.graph._app = App("another app", OUR_APP.secret, OUR_APP.instagram_secret)
 
     finding = await checked(meta, account)
 

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,12 +31,13 @@ REFUSED = Verdict.VERDICT_REFUSED
 INSTAGRAM = Platform.PLATFORM_INSTAGRAM
 
 
-def message(age: timedelta = SECOND, **fields: object) -> ClaimedReply:
+def message(age: timedelta = SECOND, **fields: Any) -> ClaimedReply:
     """A message to a person who wrote so long ago."""
-    return reply(**({"last_inbound_time": NOW - age, "expire_time": LATER} | fields))
+    times: dict[str, Any] = {"last_inbound_time": NOW - age, "expire_time": LATER}
+    return reply(**(times | fields))
 
 
-def private_reply(age: timedelta, **fields: object) -> ClaimedReply:
+def private_reply(age: timedelta, **fields: Any) -> ClaimedReply:
     kind = ReplyKind.REPLY_KIND_PRIVATE_REPLY
     return reply(kind=kind, comment_time=NOW - age, expire_time=LATER, comment_id="1_2", **fields)
 

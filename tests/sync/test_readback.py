@@ -244,7 +244,8 @@ async def test_a_look_that_could_not_be_written_down_ends_nothing(meta: Meta) ->
 
 
 def seen(mid: str = "m_1", **fields: Any) -> Seen:
-    return Seen(**({"mid": mid, "from_id": PAGE, "text": "hi", "created": ATTEMPT} | fields))
+    defaults: dict[str, Any] = {"from_id": PAGE, "text": "hi", "created": ATTEMPT}
+    return Seen(mid, **(defaults | fields))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -139,7 +140,5 @@ def test_quick_replies_stand_below_their_text() -> None:
         ({"kind": ReplyKind.REPLY_KIND_ADD_LABEL}, Product.PAGE),
     ],
 )
-def test_each_reply_counts_against_its_own_limit(
-    fields: dict[str, object], product: Product
-) -> None:
+def test_each_reply_counts_against_its_own_limit(fields: dict[str, Any], product: Product) -> None:
     assert product_of(reply(**fields)) is product

@@ -2,10 +2,10 @@
 
 A message is sought among the conversation's newest messages, a comment reply among the replies of
 its comment, and of the one above that, where Instagram puts a reply to a reply: written by the
-page, with the same text, not before the attempt, and bound to no other reply. What was not read as far back as the attempt proves nothing. A
-private reply cannot be found that way (the person's id is not known before Graph names it): it
-counts as looked for, is tried again, and Graph's "already replied" then tells. Fields: Meta's pages
-on conversations and comments.
+page, with the same text, not before the attempt, and bound to no other reply. What was not read as
+far back as the attempt proves nothing. A private reply cannot be found that way (the person's id is
+not known before Graph names it): it counts as looked for, is tried again, and Graph's "already
+replied" then tells. Fields: Meta's pages on conversations and comments.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """What the sync service reads from its environment."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -8,8 +9,19 @@ from pagewire_runtime.settings import CommonSettings, Listen, Secrets
 
 
 def _address(value: str) -> str:
-    if not value.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
-        raise ValueError("must be an https address; plain http only to this machine")
+    parts = urlsplit(value)
+    host = parts.hostname or ""
+    # A name without a dot is this machine's or its network's own: the stand-in for Meta there.
+    inside = host in ("127.0.0.1", "::1") or "." not in host
+    plain = not (parts.query or parts.fragment or parts.username)
+    if (
+        not host
+        or not plain
+        or not (parts.scheme == "https" or (parts.scheme == "http" and inside))
+    ):
+        raise ValueError(
+            "must be an https address; http only to this machine or a name without dot"
+        )
     return value.rstrip("/")
 
 
