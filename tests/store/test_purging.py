@@ -53,6 +53,7 @@ class Kept:
             tag=tag,
             reply_id=1,
             number=1,
+            token_version=1,
             started_at=now - timedelta(days=age),
         )
 

@@ -124,8 +124,9 @@ with recursive waiting (page_id) as (
     from due where o.page_id = due.page_id and o.reply_id = due.reply_id
     returning o.*
 ), begun as (
-    insert into attempt (page_id, tag, reply_id, number, started_at)
-    select page_id, tag, reply_id, attempt, clock_timestamp() from claimed
+    insert into attempt (page_id, tag, reply_id, number, token_version, started_at)
+    select c.page_id, c.tag, c.reply_id, c.attempt, p.token_version, clock_timestamp()
+    from claimed c join page p on p.page_id = c.page_id
 )
 select {_HANDED} from claimed o {_BESIDE} order by o.created_at
 """  # noqa: S608

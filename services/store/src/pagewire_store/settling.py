@@ -187,14 +187,16 @@ update attempt set ended_at = %(now)s, verdict = %(verdict)s, reason = %(reason)
 where page_id = %(page_id)s and tag = %(tag)s and verdict is distinct from 'accepted'
 """
 
-# The page that a latest attempt found blocked, unless it was connected anew since.
+# The page that a latest attempt found blocked, unless it has another token since. A check within the
+# hour tells whether it still is.
 _BLOCK_PAGE = """
 update page p set state = 'blocked', state_reason = %(reason)s,
-    blocked_at = coalesce(p.blocked_at, clock_timestamp())
+    blocked_at = coalesce(p.blocked_at, clock_timestamp()),
+    check_due_at = least(p.check_due_at, clock_timestamp() + interval '1 hour')
 from outbox o join attempt a on a.page_id = o.page_id and a.tag = o.tag
 where o.page_id = %(page_id)s and o.reply_id = %(reply_id)s and o.tag = %(tag)s
   and o.state in ('sending', 'uncertain')
-  and p.page_id = o.page_id and p.connected and p.connected_at <= a.started_at
+  and p.page_id = o.page_id and p.connected and p.token_version = a.token_version
   and p.state <> 'blocked'
 """
 

@@ -295,6 +295,7 @@ create table attempt (
     tag text collate "C" not null,
     reply_id bigint not null,
     number int not null,
+    token_version bigint not null,
     started_at timestamptz not null,
     ended_at timestamptz,
     verdict text,
