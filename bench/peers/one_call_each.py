@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from pagewire.store.v1.ingest_service_pb2 import (
-    Delivery,
-    DeliveryResult,
-    DeliveryState,
-    IngestRequest,
-)
-from pagewire.store.v1.ingest_service_pb2_grpc import IngestServiceStub
+from pagewire.store.v1.ingest_service_pb2 import Delivery, DeliveryResult, DeliveryState
 from pagewire_runtime import logs
 from pagewire_runtime.calling import channel
 from pagewire_runtime.serving import run, until_signalled
 from pagewire_runtime.settings import load
-from pagewire_webhook.ingesting import ANSWER_SECONDS, Ingest, Ingesting, NotStored
+from pagewire_webhook.ingesting import ANSWER_SECONDS, Ingest, Ingesting, NotStored, ingest_over
 from pagewire_webhook.listening import listening
 from pagewire_webhook.main import MESSAGE_BYTES
 from pagewire_webhook.public import PublicConfig, public_app
 from pagewire_webhook.settings import Settings
 from pagewire_webhook.signature import secrets_of
+from pagewire_webhook.wire import framed
 
 
 class OneCallEach(Ingesting):
@@ -33,7 +28,7 @@ class OneCallEach(Ingesting):
     async def store(self, delivery: Delivery, *, deadline: float | None = None) -> DeliveryResult:
         now = asyncio.get_running_loop().time()
         left = ANSWER_SECONDS if deadline is None else deadline - now
-        response = await self._call_alone(IngestRequest(deliveries=[delivery]), timeout=left)
+        response = await self._call_alone(framed(delivery), timeout=left)
         result = response.results[0]
         if result.state != DeliveryState.DELIVERY_STATE_STORED:
             raise NotStored(result.reason)
@@ -50,7 +45,7 @@ async def serve() -> None:
     async with (
         channel(settings.store_target, token=token, max_message_bytes=MESSAGE_BYTES) as store,
         listening(
-            public_app(config, OneCallEach(IngestServiceStub(store).Ingest)),
+            public_app(config, OneCallEach(ingest_over(store))),
             settings.webhook_listen,
         ),
     ):

@@ -172,6 +172,17 @@ async def test_a_taken_port_is_named_with_the_setting_that_moves_it(tmp_path: Pa
                 pass
 
 
+@pytest.mark.parametrize("listen", ["8081", ":8081", "127.0.0.1", "unix:/run/operator.sock"])
+async def test_an_address_without_host_or_port_is_refused_and_never_means_everywhere(
+    tmp_path: Path, listen: str
+) -> None:
+    env = ELSEWHERE | {"OPERATOR_LISTEN": listen}
+
+    with pytest.raises(CannotStart, match="OPERATOR_LISTEN: must be host:port"):
+        async with running(tmp_path, services=STANDINS, env=env):
+            pass
+
+
 async def test_a_port_stays_the_services_own_while_it_is_down(tmp_path: Path) -> None:
     async with running(tmp_path, services=STANDINS, env=ELSEWHERE) as system:
         await system.process("rules").stop()

@@ -139,6 +139,28 @@ def test_the_common_settings_hold_tokens_and_their_wrongs_are_said_once(
     assert str(refused.value) == "SERVICE_TOKENS: the token of entry 1 is shorter than 16 bytes"
 
 
+def test_a_process_without_a_token_of_its_own_role_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SERVICE_TOKENS", f"{TOKENS},sync:second-token-0123456789")
+    settings = load(CommonSettings)
+
+    with pytest.raises(SettingsError, match="SERVICE_TOKENS: set one of the role rules"):
+        settings.own_token("rules")
+
+    assert settings.own_token("sync") == "sync-token-0123456789"
+
+
+def test_a_certificate_stands_in_for_the_token_of_the_own_role(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SERVICE_TOKENS", TOKENS)
+    for name in ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CA_FILE"):
+        monkeypatch.setenv(name, "some.pem")
+
+    assert load(CommonSettings).own_token("rules") is None
+
+
 def test_mutual_tls_needs_all_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_TOKENS", TOKENS)
     monkeypatch.setenv("TLS_CERT_FILE", "cert.pem")

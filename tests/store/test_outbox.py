@@ -799,8 +799,15 @@ async def waking() -> Waking:
 
 
 @pytest.fixture
-async def service(desk: Desk, waking: Waking) -> "AsyncIterator[OutboxServiceAsyncStub]":
-    servicer = OutboxServicer(desk.pools, waking, lease=LEASE, person_pause=PAUSE)
+async def looks() -> Waking:
+    return Waking("")
+
+
+@pytest.fixture
+async def service(
+    desk: Desk, waking: Waking, looks: Waking
+) -> "AsyncIterator[OutboxServiceAsyncStub]":
+    servicer = OutboxServicer(desk.pools, waking, looks, lease=LEASE, person_pause=PAUSE)
     async with channel_to(
         lambda server: add_OutboxServiceServicer_to_server(servicer, server), "sync"
     ) as channel:
@@ -868,6 +875,38 @@ async def test_looks_go_over_the_wire(desk: Desk, service: "OutboxServiceAsyncSt
 
     assert [look.reply.tag for look in looks.read_backs] == [reply.tag]
     assert list(recorded.states) == [REPLY_STATE_SENT, REPLY_STATE_UNSPECIFIED]
+
+
+async def test_who_waits_to_look_is_woken_once_there_is_something_to_look_for(
+    desk: Desk, service: "OutboxServiceAsyncStub", waking: Waking, looks: Waking
+) -> None:
+    reply = await desk.answer(message())
+    await desk.record(reply.tag, VERDICT_UNCERTAIN, reason="timeout")
+    request = ClaimReadBacksRequest(owner="s", max_replies=5, wait=Duration(seconds=4))
+    waiting = asyncio.ensure_future(service.ClaimReadBacks(request))
+    while not looks._waiters:
+        await asyncio.sleep(0)
+
+    waking.wake()
+    await desk.pass_time(21)
+    looks.wake()
+
+    assert [look.reply.tag for look in (await waiting).read_backs] == [reply.tag]
+
+
+async def test_a_wait_to_look_ends_with_its_store(
+    service: "OutboxServiceAsyncStub", looks: Waking
+) -> None:
+    request = ClaimReadBacksRequest(owner="s", max_replies=5, wait=Duration(seconds=4))
+    waiting = asyncio.ensure_future(service.ClaimReadBacks(request))
+    while not looks._waiters:
+        await asyncio.sleep(0)
+
+    looks.close()
+
+    with pytest.raises(Refusal) as refused:
+        await waiting
+    assert refused.value.kind is Kind.TRANSIENT
 
 
 @pytest.mark.parametrize("reply_id", ["r-1001-999999999", "nonsense", "e-1001-1"])

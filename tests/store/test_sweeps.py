@@ -61,6 +61,27 @@ async def test_a_send_whose_lease_is_over_is_uncertain(desk: Desk) -> None:
     assert desk.outbox_woken.count == 2  # by the decision, and now
 
 
+async def test_who_looks_is_woken_when_an_uncertain_reply_is_to_be_looked_for(desk: Desk) -> None:
+    await uncertain(desk)
+    await desk.sweep()
+    early = desk.looks_woken.count
+    await desk.pass_time(21)
+
+    await desk.sweep()
+
+    assert (early, desk.looks_woken.count) == (0, 1)
+
+
+async def test_nobody_is_woken_to_look_while_somebody_looks(desk: Desk) -> None:
+    await uncertain(desk)
+    await desk.pass_time(21)
+    await desk.look()
+
+    await desk.sweep()
+
+    assert desk.looks_woken.count == 0
+
+
 async def test_a_send_within_its_lease_is_left_alone(desk: Desk) -> None:
     reply = await desk.answer(message())
 

@@ -156,7 +156,7 @@ class Desk:
     def __init__(self, pools: Pools, rows: Rows) -> None:
         self.pools = pools
         self.rows = rows
-        self.outbox_woken, self.lanes_woken = Nudges(), Nudges()
+        self.outbox_woken, self.lanes_woken, self.looks_woken = Nudges(), Nudges(), Nudges()
         waking = Waking("")
         self._claims = Claims(pools.work, waking, lease=timedelta(seconds=8))
         self._ingestor = Ingestor(
@@ -246,7 +246,10 @@ class Desk:
 
     async def sweep(self) -> int:
         return await sweeps.sweep(
-            self.pools.upkeep, person_pause=PAUSE, wake_outbox=self.outbox_woken
+            self.pools.upkeep,
+            person_pause=PAUSE,
+            wake_outbox=self.outbox_woken,
+            wake_looks=self.looks_woken,
         )
 
     async def lapse(self) -> None:

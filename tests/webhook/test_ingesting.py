@@ -40,13 +40,14 @@ class FakeStore:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def __call__(self, request: IngestRequest, /, *, timeout: float) -> IngestResponse:
-        self.calls.append([delivery.delivery_id for delivery in request.deliveries])
+    async def __call__(self, request: bytes, /, *, timeout: float) -> IngestResponse:
+        deliveries = IngestRequest.FromString(request).deliveries
+        self.calls.append([delivery.delivery_id for delivery in deliveries])
         self.timeouts.append(timeout)
         await self.gate.wait()
         if self.fails is not None:
             raise self.fails
-        return IngestResponse(results=[self._result(each) for each in request.deliveries])
+        return IngestResponse(results=[self._result(each) for each in deliveries])
 
     def _result(self, delivery: Delivery) -> DeliveryResult:
         if self.refuses(delivery):
@@ -310,8 +311,9 @@ async def test_one_that_the_database_refuses_is_kept_without_its_events(
 async def test_one_that_makes_the_whole_call_fail_is_found_and_kept(
     ingesting: Ingesting, store: FakeStore
 ) -> None:
-    async def call(request: IngestRequest, /, *, timeout: float) -> IngestResponse:
-        if any(each.delivery_id == "bad" and each.events for each in request.deliveries):
+    async def call(request: bytes, /, *, timeout: float) -> IngestResponse:
+        deliveries = IngestRequest.FromString(request).deliveries
+        if any(each.delivery_id == "bad" and each.events for each in deliveries):
             raise InvalidArgument("events[0].key", "is malformed")
         return await store(request, timeout=timeout)
 

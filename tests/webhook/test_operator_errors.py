@@ -5,7 +5,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from pagewire_runtime.errors import Kind, Unavailable, refusal_from
+from pagewire_runtime.errors import InvalidArgument, Kind, Unavailable, refusal_from
 from pagewire_webhook.operator.app import REPEATABLE
 from pagewire_webhook.operator.errors import STATUSES
 from pagewire_webhook.operator.operation import Operation, routes
@@ -99,7 +99,7 @@ def test_only_methods_that_exist_may_be_tried_again() -> None:
         "/api/pages/",
         "/api/pages/a%20b",
         "/api/pages/a%2Fb",
-        "/api/pages/" + "1" * 513,
+        "/api/pages/" + "1" * 1_025,
         "/api/rules/rule-1/more",
     ],
 )
@@ -162,6 +162,25 @@ async def test_a_body_that_is_wrong_is_400_and_names_the_field(
     assert response.json()["error"]["reason"] == "INVALID_ARGUMENT"
     assert response.json()["error"]["details"] == {"field": field}
     assert upstream.requests == []
+
+
+async def test_a_field_that_the_store_refuses_has_its_name_in_the_body(
+    api: httpx.AsyncClient, upstream: Upstream
+) -> None:
+    upstream.answers["ConnectPage"] = InvalidArgument("page.name", "must be 1 to 200 characters")
+
+    response = await api.post("/api/pages", json=PAGE)
+
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "name: must be 1 to 200 characters"
+    assert response.json()["error"]["details"] == {"field": "name"}
+
+
+async def test_an_id_that_is_none_is_said_in_words(api: httpx.AsyncClient) -> None:
+    response = await api.post("/api/pages", json={**PAGE, "page_id": "a/b"})
+
+    said = response.json()["error"]["message"]
+    assert said == "page_id: must be an id: 1 to 1,024 of A-Z a-z 0-9 . _ ~ -"
 
 
 async def test_an_escaped_backslash_before_u0000_is_no_nul(

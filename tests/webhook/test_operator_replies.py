@@ -6,7 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from pagewire.sync.v1 import delivery_service_pb2 as sync_pb
 from pagewire.type.v1 import reply_pb2 as pb
-from pagewire_runtime.errors import Kind, refusal_from
+from pagewire_runtime.errors import InvalidArgument, Kind, refusal_from
 from pagewire_webhook.operator.replies import REPLY_STATES
 from tests.support.upstreams import Upstream
 
@@ -33,6 +33,17 @@ async def test_a_reply_may_carry_the_tag_of_a_human_agent(
     await api.post("/api/replies", json={**BODY, "tag": "HUMAN_AGENT"})
 
     assert upstream.request.tag == pb.TAG_HUMAN_AGENT
+
+
+async def test_a_text_that_sync_refuses_is_the_bodys_text(
+    api: httpx.AsyncClient, upstream: Upstream
+) -> None:
+    upstream.answers["SendMessage"] = InvalidArgument("content.text", "must have 1 characters")
+
+    response = await api.post("/api/replies", json=BODY)
+
+    assert response.status_code == 400
+    assert response.json()["error"]["details"] == {"field": "text"}
 
 
 @pytest.mark.parametrize(

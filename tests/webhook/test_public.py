@@ -63,16 +63,17 @@ class FakeStore:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def __call__(self, request: IngestRequest, /, *, timeout: float) -> IngestResponse:
+    async def __call__(self, request: bytes, /, *, timeout: float) -> IngestResponse:
         try:
             await asyncio.wait_for(self.gate.wait(), timeout)
         except TimeoutError:
             raise Unavailable("the store") from None
         if self.fails is not None:
             raise self.fails
-        self.deliveries += request.deliveries
+        deliveries = IngestRequest.FromString(request).deliveries
+        self.deliveries += deliveries
         stored = DeliveryResult(state=DeliveryState.DELIVERY_STATE_STORED)
-        return IngestResponse(results=[stored for _ in request.deliveries])
+        return IngestResponse(results=[stored for _ in deliveries])
 
 
 @dataclass

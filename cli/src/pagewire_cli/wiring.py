@@ -69,11 +69,13 @@ def _hold(variable: str, listen: str) -> socket.socket:
     """
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
+    if not (host and port.isdecimal()):  # to bind no host would mean every address of the machine
+        raise CannotStart(f"{variable}: must be host:port, as in 127.0.0.1:8080")
     held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         held.bind((host, int(port)))
-    except (OSError, ValueError) as refused:
+    except (OSError, OverflowError) as refused:
         held.close()
         raise CannotStart(
             f"cannot listen on {listen}: {refused}; set {variable} to another address"

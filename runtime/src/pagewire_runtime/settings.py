@@ -139,6 +139,19 @@ class CommonSettings(ServiceSettings):
         """How long balancers have to notice that this process stops."""
         return timedelta(seconds=self.unready_seconds)
 
+    def own_token(self, role: str) -> str | None:
+        """What this process shows of itself, as `role`, to the services that it calls.
+
+        None with mutual TLS alone, where its certificate names it. Raises SettingsError where
+        there is neither: it would start, and be refused by all of them.
+        """
+        token = self.service_tokens.first(role)
+        if token is None and self.tls is None:
+            raise SettingsError(
+                f"SERVICE_TOKENS: set one of the role {role}, which this process calls others with"
+            )
+        return token
+
     @property
     def tls(self) -> Tls | None:
         """Mutual TLS where its files are given."""

@@ -20,7 +20,7 @@ MESSAGE_BYTES = 16 * 2**20  # a claim's worth of events, and whole rule books
 
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes, then drain."""
-    token = settings.service_tokens.first("rules")
+    token = settings.own_token("rules")
     async with channel(
         settings.store_target,
         token=token,

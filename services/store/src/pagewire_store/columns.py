@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
+from pagewire_store.trips import Said, Statement
+
 _HEADER = struct.Struct("!iIIii")  # dimensions, whether nulls occur, element type, length, first
 _NULL = b"\xff\xff\xff\xff"
 _UUID_LENGTH = b"\0\0\0\x10"
-_INT2 = struct.Struct("!ih")
-_INT4 = struct.Struct("!ii")
-_INT8 = struct.Struct("!iq")
 _REPLACEMENT = "\ufffd".encode()
 _TRUE, _FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
+_LENGTHS = tuple(length.to_bytes(4) for length in range(512))
+"""The lengths of most texts, as they are sent."""
 _EPOCH = 946_684_800_000_000
 """2000-01-01, where PostgreSQL counts from, in microseconds of Unix time."""
+
+Packed: TypeAlias = Callable[[Sequence[Any]], Iterable[bytes]]
 
 
 class Column:
@@ -34,32 +36,33 @@ class Column:
     element_oid = 0
     array_oid = 0
 
-    def __init__(self, values: Iterable[Any]) -> None:
+    def __init__(self, values: Sequence[Any]) -> None:
         self.values = values
 
     @staticmethod
-    def packed(value: Any) -> bytes:
+    def elements(values: Sequence[Any]) -> Iterable[bytes]:
         raise NotImplementedError
+
+    @classmethod
+    def packed(cls, values: Sequence[Any]) -> bytes:
+        """The array as PostgreSQL receives it."""
+        header = _HEADER.pack(1, 1, cls.element_oid, len(values), 1)
+        return header + b"".join(cls.elements(values))
 
 
 class _ColumnDumper(Dumper):
     format = Format.BINARY
 
     def dump(self, obj: Column) -> bytes:
-        pack = obj.packed
-        elements = [_NULL if value is None else pack(value) for value in obj.values]
-        header = _HEADER.pack(1, 1, obj.element_oid, len(elements), 1)
-        return header + b"".join(elements)
+        return obj.packed(obj.values)
 
 
-def _kind(
-    element: str, element_oid: int, array_oid: int, packed: Callable[[Any], bytes]
-) -> type[Column]:
+def _kind(element: str, element_oid: int, array_oid: int, elements: Packed) -> type[Column]:
     members = {
         "element": element,
         "element_oid": element_oid,
         "array_oid": array_oid,
-        "packed": staticmethod(packed),
+        "elements": staticmethod(elements),
     }
     column = type(f"{element.capitalize()}s", (Column,), members)
     dumper = type(f"{element.capitalize()}sDumper", (_ColumnDumper,), {"oid": array_oid})
@@ -67,25 +70,57 @@ def _kind(
     return column
 
 
-def _text(value: str) -> bytes:
-    data = value.encode()
-    if b"\0" in data:
-        data = data.replace(b"\0", _REPLACEMENT)
-    return len(data).to_bytes(4) + data
+def _texts(values: Sequence[str | None]) -> list[bytes]:
+    elements: list[bytes] = []
+    for value in values:
+        if value is None:
+            elements.append(_NULL)
+            continue
+        data = value.encode()
+        if "\0" in value:
+            data = data.replace(b"\0", _REPLACEMENT)
+        length = len(data)
+        elements += (_LENGTHS[length] if length < 512 else length.to_bytes(4), data)
+    return elements
 
 
-TEXT = _kind("text", 25, 1009, _text)
+def _bytes(values: Sequence[bytes | None]) -> list[bytes]:
+    elements: list[bytes] = []
+    for value in values:
+        if value is None:
+            elements.append(_NULL)
+        else:
+            elements += (len(value).to_bytes(4), value)
+    return elements
+
+
+def _numbers(form: str, size: int, shift: int = 0) -> Packed:
+    pack = struct.Struct(form).pack
+
+    def elements(values: Sequence[int | None]) -> list[bytes]:
+        return [_NULL if value is None else pack(size, value - shift) for value in values]
+
+    return elements
+
+
+def _bools(values: Sequence[bool | None]) -> list[bytes]:
+    return [_NULL if value is None else _TRUE if value else _FALSE for value in values]
+
+
+def _uuids(values: Sequence[str]) -> list[bytes]:
+    return [_UUID_LENGTH + bytes.fromhex(value.replace("-", "")) for value in values]
+
+
+TEXT = _kind("text", 25, 1009, _texts)
 """Texts; NUL, which PostgreSQL's cannot hold, becomes U+FFFD."""
-BYTES = _kind("bytea", 17, 1001, lambda value: len(value).to_bytes(4) + value)
-SMALLINT = _kind("int2", 21, 1005, partial(_INT2.pack, 2))
-INT = _kind("int4", 23, 1007, partial(_INT4.pack, 4))
-BIGINT = _kind("int8", 20, 1016, partial(_INT8.pack, 8))
-BOOL = _kind("bool", 16, 1000, lambda value: _TRUE if value else _FALSE)
-TIME = _kind("timestamptz", 1184, 1185, lambda value: _INT8.pack(8, value - _EPOCH))
+BYTES = _kind("bytea", 17, 1001, _bytes)
+SMALLINT = _kind("int2", 21, 1005, _numbers("!ih", 2))
+INT = _kind("int4", 23, 1007, _numbers("!ii", 4))
+BIGINT = _kind("int8", 20, 1016, _numbers("!iq", 8))
+BOOL = _kind("bool", 16, 1000, _bools)
+TIME = _kind("timestamptz", 1184, 1185, _numbers("!iq", 8, _EPOCH))
 """Microseconds of Unix time."""
-UUIDS = _kind(
-    "uuid", 2950, 2951, lambda value: _UUID_LENGTH + bytes.fromhex(value.replace("-", ""))
-)
+UUIDS = _kind("uuid", 2950, 2951, _uuids)
 """UUIDs as texts, hexadecimal with dashes."""
 
 
@@ -96,10 +131,22 @@ class Bulk:
     """
 
     def __init__(self, sql: str, **columns: type[Column]) -> None:
-        arrays = ", ".join(f"%b::{column.element}[]" for column in columns.values())
-        unnested = f"unnest({arrays}) with ordinality as n ({', '.join(columns)}, ord)"
-        self._sql = sql.replace("{rows}", unnested).encode()
         self._columns = tuple(columns.values())
+        self._sql = _unnested(sql, columns, ["%b"] * len(columns)).encode()
+        numbered = [f"${at}" for at in range(1, len(columns) + 1)]
+        self._statement = Statement(
+            _unnested(sql, columns, numbered), [column.array_oid for column in self._columns]
+        )
+
+    def over(self, rows: Sequence[Sequence[Any]]) -> Said:
+        """The statement about at least one row, to go along on a trip."""
+        values = zip(*rows, strict=True)
+        return self._statement.said(
+            *[
+                column.packed(column_values)
+                for column, column_values in zip(self._columns, values, strict=True)
+            ]
+        )
 
     async def run(
         self,
@@ -113,3 +160,13 @@ class Bulk:
             for column, values in zip(self._columns, zip(*rows, strict=True), strict=True)
         ]
         return await connection.execute(self._sql, [*arrays, *parameters])
+
+
+def _unnested(sql: str, columns: dict[str, type[Column]], placeholders: Sequence[str]) -> str:
+    arrays = [
+        f"{placeholder}::{column.element}[]"
+        for placeholder, column in zip(placeholders, columns.values(), strict=True)
+    ]
+    names = ", ".join(columns)
+    rows = f"unnest({', '.join(arrays)}) with ordinality as n ({names}, ord)"
+    return sql.replace("{rows}", rows)

@@ -31,7 +31,7 @@ TOO_SLOW = ("55P03", "57014", "25P03")
 # keep the index that was as good as any while the table was empty, so each is made when it is used.
 BY_KEY = (
     " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
-    " -c plan_cache_mode=force_custom_plan"
+    " -c plan_cache_mode=force_generic_plan"
 )
 
 
@@ -79,7 +79,7 @@ def _engine(
         max_overflow=0,
         pool_timeout=0.25,
         hide_parameters=True,  # they hold what people wrote, and an error may be logged
-        connect_args={"options": options, "connect_timeout": 2, "application_name": "pagewire"},
+        connect_args={"options": options, "connect_timeout": 2, "application_name": "pagewire", "prepare_threshold": 0},
     )
 
 

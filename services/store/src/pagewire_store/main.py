@@ -58,6 +58,9 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds between two tries to reach PostgreSQL, doubled from the one up to the other."""
 
+READ_IN_AGAIN = timedelta(seconds=10)
+"""A page that is connected here is read in at once; this finds what was in flight at that time, and
+what is another store's."""
 
 LISTENERS = 2
 """Connections beside the pools: who waits for lanes, and for the outbox, is woken by them."""
@@ -73,7 +76,8 @@ class Store:
         self._pools = pools
         self._lanes = Waking(url)
         self._outbox = Waking(url, "pagewire_outbox")
-        # Checks and replays are rare: stores need no hint of each other's beside their own polls.
+        # These are rare: stores need no hint of each other's beside their own polls.
+        self._looks = Waking(url)
         self._checks = Waking(url)
         self._replays = Waking(url)
         self._to_read_in = asyncio.Event()
@@ -105,7 +109,11 @@ class Store:
         )
         outbox_service_pb2_grpc.add_OutboxServiceServicer_to_server(
             OutboxServicer(
-                pools, self._outbox, lease=settings.send_lease, person_pause=settings.person_pause
+                pools,
+                self._outbox,
+                self._looks,
+                lease=settings.send_lease,
+                person_pause=settings.person_pause,
             ),
             server,
         )
@@ -150,7 +158,7 @@ class Store:
             self._lanes.run(),
             self._outbox.run(),
             _repeated("outbox", self._sweep, settings.sweep_interval),
-            _repeated("unknown_pages", self._read_in, settings.sweep_interval, self._to_read_in),
+            _repeated("unknown_pages", self._read_in, READ_IN_AGAIN, self._to_read_in),
             _repeated("upkeep", self._keep_house, settings.upkeep_interval),
         )
         tasks = [asyncio.create_task(job) for job in jobs]
@@ -162,6 +170,11 @@ class Store:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._cache.close()
+
+    def end_unhurried(self) -> None:
+        """Ends the polls that would wait longer than a store takes to drain."""
+        for waking in (self._looks, self._checks, self._replays):
+            waking.close()
 
     async def _commit(self, request: CommitDecisionsRequest) -> CommitDecisionsResponse:
         return await committing.commit(
@@ -192,6 +205,7 @@ class Store:
             self._pools.upkeep,
             person_pause=self._settings.person_pause,
             wake_outbox=self._outbox.wake,
+            wake_looks=self._looks.wake,
         )
 
     async def _read_in(self) -> None:
@@ -254,7 +268,10 @@ async def storing(settings: Settings) -> AsyncIterator[Server]:
                 tls=settings.tls,
             ) as server,
         ):
-            yield server
+            try:
+                yield server
+            finally:
+                store.end_unhurried()
     finally:
         await pools.dispose()
 

@@ -127,7 +127,12 @@ class OperationServicer(OperationServiceServicer):
                 ),
             )
 
-        found = await polling.claimed(claim, self._replays, request.wait.ToTimedelta())
+        found = await polling.claimed(
+            claim,
+            self._replays,
+            request.wait.ToTimedelta(),
+            longest=polling.LONGEST_UNHURRIED_WAIT,
+        )
         return ClaimReplaysResponse(replays=found)
 
     async def ListParked(self, request: ListParkedRequest, context: Context) -> ListParkedResponse:

@@ -131,13 +131,17 @@ with recursive waiting (page_id) as (
 select {_HANDED} from claimed o {_BESIDE} order by o.created_at
 """  # noqa: S608
 
-_LOOK = f"""
-with due as materialized (
-    select o.page_id, o.reply_id from outbox o
-    join page p on p.page_id = o.page_id and p.connected and p.state <> 'blocked'
+DUE_LOOKS = """
+    from outbox o join page p on p.page_id = o.page_id and p.connected and p.state <> 'blocked'
     where o.state = 'uncertain' and o.kind in ('message', 'comment_reply')
         and o.look_due_at <= now()
         and (o.look_lease_until is null or o.look_lease_until <= now())
+"""
+"""Uncertain replies that are to be looked for now, and that nobody looks for."""
+
+_LOOK = f"""
+with due as materialized (
+    select o.page_id, o.reply_id {DUE_LOOKS}
     order by o.look_due_at limit %(at_most)s
     for update of o skip locked
 ), claimed as (

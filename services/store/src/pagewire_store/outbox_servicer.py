@@ -43,11 +43,19 @@ class OutboxServicer(OutboxServiceServicer):
     """The outbox for sync."""
 
     def __init__(
-        self, pools: Pools, waking: Waking, *, lease: timedelta, person_pause: timedelta
+        self,
+        pools: Pools,
+        waking: Waking,
+        looks: Waking,
+        *,
+        lease: timedelta,
+        person_pause: timedelta,
     ) -> None:
-        """`waking` wakes who waits for a reply to send, `lease` is how long a send may take."""
+        """`waking` wakes who waits for a reply to send, `looks` who waits for one to look for;
+        `lease` is how long a send may take."""
         self._pools = pools
         self._waking = waking
+        self._looks = looks
         self._lease = lease
         self._person_pause = person_pause
 
@@ -102,7 +110,12 @@ class OutboxServicer(OutboxServiceServicer):
                 self._pools.work, lambda raw: outbox.claim_read_backs(raw, at_most)
             )
 
-        found = await polling.claimed(claim, self._waking, request.wait.ToTimedelta())
+        found = await polling.claimed(
+            claim,
+            self._looks,
+            request.wait.ToTimedelta(),
+            longest=polling.LONGEST_UNHURRIED_WAIT,
+        )
         return ClaimReadBacksResponse(read_backs=found)
 
     async def RecordReadBacks(

@@ -55,7 +55,12 @@ class PageCareServicer(PageCareServiceServicer):
                 lambda connection: page_care.claim_checks(connection, at_most, self._lease),
             )
 
-        found = await polling.claimed(claim, self._checks, request.wait.ToTimedelta())
+        found = await polling.claimed(
+            claim,
+            self._checks,
+            request.wait.ToTimedelta(),
+            longest=polling.LONGEST_UNHURRIED_WAIT,
+        )
         return ClaimPageChecksResponse(pages=found)
 
     async def RecordPageCheck(

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from pagewire_runtime.errors import InvalidArgument
+from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_store.waking import Waking
 
 T = TypeVar("T")
@@ -15,17 +15,29 @@ T = TypeVar("T")
 LONGEST_WAIT = timedelta(seconds=1)
 """What is due by time alone, as when a lease ends, is found by then."""
 
+LONGEST_UNHURRIED_WAIT = timedelta(seconds=4)
+"""The same, of work off the live path; a call has five seconds."""
+
 MOST = 100
 """As many as one call may claim."""
 
 
 async def claimed(
-    claim: Callable[[], Awaitable[list[T]]], waking: Waking, wait: timedelta
+    claim: Callable[[], Awaitable[list[T]]],
+    waking: Waking,
+    wait: timedelta,
+    *,
+    longest: timedelta = LONGEST_WAIT,
 ) -> list[T]:
-    """What `claim` finds, now or when it is woken; nothing once `wait` is over."""
+    """What `claim` finds, now or when it is woken; nothing once `wait`, or `longest`, is over.
+
+    Raises Unavailable once `waking` is closed.
+    """
     loop = asyncio.get_running_loop()
-    until = loop.time() + min(wait, LONGEST_WAIT).total_seconds()
+    until = loop.time() + min(wait, longest).total_seconds()
     while True:
+        if waking.closed:
+            raise Unavailable("a store that ends")
         seen = waking.count
         found = await claim()
         if found or not await waking.wait(seen, until - loop.time()):

@@ -1,4 +1,7 @@
-"""Upkeep of the outbox: what time alone brings about, for the replies of blocked pages too."""
+"""Upkeep of the outbox: what time alone brings about, for the replies of blocked pages too.
+
+Mostly that is nothing, which one statement tells; only what it names is then looked for and settled.
+"""
 
 from __future__ import annotations
 
@@ -9,43 +12,46 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pagewire_store import settling
 from pagewire_store.database import driver, in_transaction
+from pagewire_store.outbox import DUE_LOOKS
 from pagewire_store.settling import Ending
 from pagewire_store.transitions import PATIENCE, Signal
 
 CHUNK = 200
 """Replies a transaction: it holds their conversations, so it must be short."""
 
-# Each finds the replies to which a signal applies. They are found without a lock and then settled
-# under theirs, by the tag that was seen: what went on meanwhile is left alone.
-_FIND = {
+# Each says to which replies a signal applies. They are found without a lock and then settled under
+# theirs, by the tag that was seen: what went on meanwhile is left alone.
+_TO = {
     # The sender died, or is too slow to be waited for.
-    Signal.LAPSED: """
-        select page_id, reply_id, tag from outbox
-        where state = 'sending' and lease_until <= now() limit %(chunk)s
-    """,
-    Signal.OUT_OF_TIME: """
-        select page_id, reply_id, tag from outbox
-        where state = 'ready' and expires_at <= now() order by expires_at limit %(chunk)s
-    """,
+    Signal.LAPSED: "from outbox o where o.state = 'sending' and o.lease_until <= now()",
+    Signal.OUT_OF_TIME: "from outbox o where o.state = 'ready' and o.expires_at <= now()",
     # Put in while the page was being disconnected, or back after an attempt that began before.
     Signal.DISCONNECTED: """
-        select o.page_id, o.reply_id, o.tag
         from page p join outbox o on o.page_id = p.page_id and o.state = 'ready'
-        where not p.connected limit %(chunk)s
+        where not p.connected
     """,
     Signal.NO_ECHO: """
-        select page_id, reply_id, tag from outbox
-        where state = 'uncertain' and kind = 'private_reply' and look_due_at <= now()
-        limit %(chunk)s
+        from outbox o
+        where o.state = 'uncertain' and o.kind = 'private_reply' and o.look_due_at <= now()
     """,
     # The clock of a blocked page's stands still.
-    Signal.GIVEN_UP: """
-        select o.page_id, o.reply_id, o.tag from outbox o join page p on p.page_id = o.page_id
-        where o.state = 'uncertain' and o.uncertain_at <= now() - %(patience)s
-            and p.state <> 'blocked'
-        limit %(chunk)s
+    Signal.GIVEN_UP: f"""
+        from outbox o join page p on p.page_id = o.page_id
+        where o.state = 'uncertain' and p.state <> 'blocked'
+            and o.uncertain_at <= now() - interval '{PATIENCE.total_seconds()} s'
     """,
 }
+
+_FIND = {
+    signal: f"select o.page_id, o.reply_id, o.tag {to} limit %(chunk)s".encode()
+    for signal, to in _TO.items()
+}
+
+_LOOK = "look"
+_IS_DUE = {**_TO, _LOOK: DUE_LOOKS}
+_DUE = " union all ".join(
+    f"select '{what}' where exists (select {to})" for what, to in _IS_DUE.items()
+).encode()
 
 _REASONS = {
     Signal.LAPSED: "lease_lapsed",
@@ -57,27 +63,47 @@ _REASONS = {
 
 
 async def sweep(
-    engine: AsyncEngine, *, person_pause: timedelta, wake_outbox: Callable[[], None]
+    engine: AsyncEngine,
+    *,
+    person_pause: timedelta,
+    wake_outbox: Callable[[], None],
+    wake_looks: Callable[[], None],
 ) -> int:
     """Settles what time has brought about, and says how many replies that were.
 
-    Safe to call at any time and from any number of stores. Raises Unavailable.
+    `wake_looks` is called where an uncertain reply is to be looked for by now. Safe to call at any
+    time and from any number of stores. Raises Unavailable.
     """
+    due = await in_transaction(engine, _due)
     count = 0
-    for signal in _FIND:
-        while swept := await _sweep(engine, signal, person_pause):
-            count += swept
-            if swept < CHUNK:
-                break
+    for signal in _TO:
+        if signal.value in due:
+            count += await _sweep_all(engine, signal, person_pause)
     if count:
         wake_outbox()
+    if _LOOK in due:
+        wake_looks()
+    return count
+
+
+async def _due(connection: AsyncConnection) -> set[str]:
+    found = await (await driver(connection)).execute(_DUE)
+    return {row[0] for row in await found.fetchall()}
+
+
+async def _sweep_all(engine: AsyncEngine, signal: Signal, person_pause: timedelta) -> int:
+    count = 0
+    while swept := await _sweep(engine, signal, person_pause):
+        count += swept
+        if swept < CHUNK:
+            break
     return count
 
 
 async def _sweep(engine: AsyncEngine, signal: Signal, person_pause: timedelta) -> int:
     async def work(connection: AsyncConnection) -> int:
         raw = await driver(connection)
-        found = await raw.execute(_FIND[signal].encode(), {"chunk": CHUNK, "patience": PATIENCE})
+        found = await raw.execute(_FIND[signal], {"chunk": CHUNK})
         endings = [
             Ending(page_id, reply_id, tag, signal, _REASONS[signal])
             for page_id, reply_id, tag in await found.fetchall()

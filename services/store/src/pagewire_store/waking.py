@@ -37,6 +37,7 @@ class Waking:
         self._count = 0
         self._stirred = asyncio.Event()
         self._due = False
+        self.closed = False
         self.listening = asyncio.Event()
         """Set while other stores' hints arrive."""
 
@@ -50,6 +51,11 @@ class Waking:
         self._wake_waiters()
         self._due = True
         self._stirred.set()
+
+    def close(self) -> None:
+        """Ends every wait here, so that none holds up the end of its process."""
+        self.closed = True
+        self._wake_waiters()
 
     async def wait(self, seen: int, timeout: float) -> bool:
         """Returns once there was work since `count` was `seen`; False after `timeout` seconds."""

@@ -26,7 +26,7 @@ from pagewire_sync.patience import persistently
 
 log = get_logger(__name__)
 
-CLAIM_WAIT = Duration(seconds=1)
+CLAIM_WAIT = Duration(seconds=4)
 AT_ONCE = 8
 
 PAGE_FIELDS = frozenset(

@@ -34,7 +34,7 @@ from pagewire_sync.policy import text_of
 
 log = get_logger(__name__)
 
-CLAIM_WAIT = Duration(seconds=1)
+CLAIM_WAIT = Duration(seconds=4)
 AT_ONCE = 16
 NEWEST = 50
 CLOCK_SLACK = timedelta(seconds=120)

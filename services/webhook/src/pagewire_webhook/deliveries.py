@@ -57,12 +57,7 @@ def new_delivery_id(now_ms: int) -> str:
     """A UUID of version 7 (RFC 9562 section 5.7): ordered by time, which keeps its index small."""
     # It is unique, not secret, and the system's generator costs as much as a signature.
     chance = random.getrandbits(74)
-    number = (
-        (now_ms & 0xFFFF_FFFF_FFFF) << 80
-        | 0x7 << 76
-        | (chance >> 62) << 64
-        | 0b10 << 62
-        | (chance & 0x3FFF_FFFF_FFFF_FFFF)
+    return (
+        f"{now_ms >> 16:08x}-{now_ms & 0xFFFF:04x}-7{chance >> 62:03x}"
+        f"-{0x8000 | chance >> 48 & 0x3FFF:04x}-{chance & 0xFFFF_FFFF_FFFF:012x}"
     )
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

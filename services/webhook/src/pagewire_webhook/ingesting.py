@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
+import grpc
+
 from pagewire.store.v1.ingest_service_pb2 import (
     Delivery,
     DeliveryResult,
     DeliveryState,
-    IngestRequest,
     IngestResponse,
 )
 from pagewire_runtime.coalescing import Coalescer
@@ -18,6 +19,7 @@ from pagewire_runtime.errors import Kind, Refusal, Unavailable
 from pagewire_runtime.logs import get_logger
 from pagewire_webhook.deliveries import without_events
 from pagewire_webhook.holding import HeldLanes, Turn
+from pagewire_webhook.wire import framed
 
 log = get_logger(__name__)
 
@@ -37,11 +39,22 @@ _LAST_BACKOFF_SECONDS = 0.2
 
 
 class Ingest(Protocol):
-    """The call `IngestService.Ingest`: raises Refusal, within its timeout; safe to repeat."""
+    """The call `IngestService.Ingest`: raises Refusal, within its timeout; safe to repeat.
 
-    def __call__(self, request: IngestRequest, /, *, timeout: float) -> Awaitable[IngestResponse]:
+    `request` is an IngestRequest in the encoding of the wire.
+    """
+
+    def __call__(self, request: bytes, /, *, timeout: float) -> Awaitable[IngestResponse]:
         """One result a delivery, in order."""
         ...
+
+
+def ingest_over(channel: grpc.aio.Channel) -> Ingest:
+    """The store's call on a channel; the generated stub would encode what is encoded already."""
+    return channel.unary_unary(
+        "/pagewire.store.v1.IngestService/Ingest",
+        response_deserializer=IngestResponse.FromString,
+    )
 
 
 class NotStored(Refusal):
@@ -183,7 +196,7 @@ class Ingesting:
             results = iter(await self._call(in_time) if in_time else ())
             return [next(results) if each in in_time else _HELD for each in batch]
         left = min(each.deadline for each in batch) - now
-        request = IngestRequest(deliveries=[each.delivery for each in batch])
+        request = b"".join([each.framed for each in batch])
         try:
             response = await self._ingest(request, timeout=left)
         except Refusal as refusal:
@@ -197,13 +210,15 @@ class _Waiting:
     """A delivery under way."""
 
     __slots__ = (
-        *("_lanes", "deadline", "delivery", "is_over", "size", "stood_back", "turn", "was_busy"),
+        *("_lanes", "deadline", "delivery", "framed", "is_over", "size"),
+        *("stood_back", "turn", "was_busy"),
     )
 
     def __init__(self, delivery: Delivery, deadline: float) -> None:
         self.delivery = delivery
         self.deadline = deadline
-        self.size = delivery.ByteSize()
+        self.framed = framed(delivery)
+        self.size = len(self.framed)
         self.turn: Turn | None = None
         self.was_busy = False
         self.stood_back = False

@@ -15,7 +15,6 @@ import grpc
 from pydantic import SecretStr
 
 from pagewire.rules.v1.rule_service_pb2_grpc import RuleServiceStub
-from pagewire.store.v1.ingest_service_pb2_grpc import IngestServiceStub
 from pagewire.store.v1.lane_service_pb2_grpc import LaneServiceStub
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire_runtime import logs, metrics
@@ -24,7 +23,7 @@ from pagewire_runtime.logs import get_logger
 from pagewire_runtime.serving import run, until_signalled
 from pagewire_runtime.settings import load
 from pagewire_webhook.dispatcher import Dispatcher
-from pagewire_webhook.ingesting import Ingesting
+from pagewire_webhook.ingesting import Ingesting, ingest_over
 from pagewire_webhook.listening import listening
 from pagewire_webhook.operator.app import REPEATABLE, Upstreams, operator_app
 from pagewire_webhook.public import PublicConfig, public_app
@@ -63,7 +62,7 @@ async def public_part(settings: Settings) -> AsyncIterator[int]:
         verify_token=_plain((settings.verify_token,))[0].encode(),
     )
     async with _channel(settings, settings.store_target, "webhook") as to_store:
-        ingesting = Ingesting(IngestServiceStub(to_store).Ingest)
+        ingesting = Ingesting(ingest_over(to_store))
         async with listening(
             public_app(config, ingesting),
             settings.webhook_listen,
@@ -83,7 +82,7 @@ async def dispatcher_part(settings: Settings) -> AsyncIterator[None]:
     ):
         owner = f"{socket.gethostname()}-{os.getpid()}"
         dispatcher = Dispatcher(LaneServiceStub(to_store), RuleServiceStub(to_rules), owner)
-        ingesting = Ingesting(IngestServiceStub(to_store).Ingest)
+        ingesting = Ingesting(ingest_over(to_store))
         replaying = Replaying(OperationServiceStub(to_store), ingesting)
         async with working(dispatcher.run()), working(replaying.run()):
             yield

@@ -22,9 +22,11 @@ class Patience:
         self._overdue: set[asyncio.Task[Any]] = set()
         self._is_looking = False
 
-    async def wait(self, work: Awaitable[T]) -> T:
-        """What the work gives. Raises TimeoutError where it takes too long; it is cancelled."""
-        loop = asyncio.get_running_loop()
+    async def wait(self, work: Awaitable[T], loop: asyncio.AbstractEventLoop) -> T:
+        """What the work gives. Raises TimeoutError where it takes too long; it is cancelled.
+
+        `loop` is the running one: to ask for it is a system call, so it is asked for once.
+        """
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a coroutine outside of any task")
@@ -39,7 +41,8 @@ class Patience:
             raise
         finally:
             del self._since[task]
-            self._overdue.discard(task)
+            if self._overdue:
+                self._overdue.discard(task)
 
     def _look_later(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         self._is_looking = True

@@ -170,15 +170,16 @@ class Receiving:
             self._large.release()
 
     async def _receive_body(self, claims: list[bytes], receive: Receive) -> _Answer | None:
+        loop = asyncio.get_running_loop()
         try:
-            raw = await self._patience.wait(self._body(receive))
+            raw = await self._patience.wait(self._body(receive), loop)
         except _TooLarge:
             return _counted("too_large", _TOO_LARGE)
         except TimeoutError:
             return _counted("timed_out", _TIMED_OUT)
         except _Gone:
             return None
-        return await self._take(raw, claims)
+        return await self._take(raw, claims, loop)
 
     async def _body(self, receive: Receive) -> bytes:
         """The body as it came: what its encoding or its type is said to be is nothing to us."""
@@ -200,8 +201,10 @@ class Receiving:
         if len(body) > self._config.body_max_bytes:
             raise _TooLarge
 
-    async def _take(self, raw: bytes, claims: list[bytes]) -> _Answer:
-        received = asyncio.get_running_loop().time()
+    async def _take(
+        self, raw: bytes, claims: list[bytes], loop: asyncio.AbstractEventLoop
+    ) -> _Answer:
+        received = loop.time()
         received_ms = int(self._now() * 1_000)
         if len(raw) > _OFF_LOOP_BYTES:
             delivery = await asyncio.to_thread(self._delivery, raw, claims, received_ms)
@@ -215,7 +218,7 @@ class Receiving:
             self._complain(error)
             return _counted("unavailable", _UNAVAILABLE)
         _count(delivery)
-        _ack_seconds.observe(asyncio.get_running_loop().time() - received)
+        _ack_seconds.observe(loop.time() - received)
         return _OK
 
     def _delivery(self, raw: bytes, claims: list[bytes], received_ms: int) -> Delivery | None:

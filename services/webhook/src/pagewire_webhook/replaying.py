@@ -22,7 +22,7 @@ from pagewire_webhook.deliveries import delivery_of, new_delivery_id
 
 log = get_logger(__name__)
 
-CLAIM_WAIT = Duration(seconds=1)
+CLAIM_WAIT = Duration(seconds=4)
 MAX_REPLAYS = 10
 PAUSE_SECONDS = 5.0
 """After a call that failed: nobody waits for a replay by the second."""

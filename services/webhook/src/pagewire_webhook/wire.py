@@ -11,10 +11,14 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from pagewire.store.v1.ingest_service_pb2 import Delivery
+from pagewire.store.v1.ingest_service_pb2 import Delivery, IngestRequest
 from pagewire.type.v1 import event_pb2 as pb
 from pagewire_webhook import events
 from pagewire_webhook.normaliser import Normalised
+
+
+_LENGTH_DELIMITED = 2
+_DELIVERIES_TAG = IngestRequest.DELIVERIES_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 
 
 def write_delivery(normalised: Normalised, received_ms: int, into: Delivery) -> None:
@@ -24,6 +28,26 @@ def write_delivery(normalised: Normalised, received_ms: int, into: Delivery) -> 
         write_event(event, into.events.add())
     for item in normalised.unreadable:
         into.unreadable.add(reason=item.reason, page_id=item.page_id, path=item.path)
+
+
+def framed(delivery: Delivery) -> bytes:
+    """The delivery as an element of `IngestRequest.deliveries`, in the encoding of the wire.
+
+    Such elements one behind another are the request (protobuf's "Message Structure" and "Repeated
+    Elements"), so a delivery is encoded once, never copied into a request, and its size is known.
+    """
+    encoded = delivery.SerializeToString()
+    return b"%c%b%b" % (_DELIVERIES_TAG, _varint(len(encoded)), encoded)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first, each but the last with its high bit set."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
 
 
 def write_event(event: events.Event, into: pb.Event) -> None:

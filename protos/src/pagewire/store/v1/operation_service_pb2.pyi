@@ -310,7 +310,7 @@ class ClaimReplaysRequest(_message.Message):
     """How many at the most."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """How long to wait for one; at most 1 second."""
+        """How long to wait for one; at most 4 seconds."""
 
     def __init__(
         self,

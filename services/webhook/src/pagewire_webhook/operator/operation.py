@@ -17,6 +17,7 @@ from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger
 from pagewire_webhook.operator.errors import Internal, json_response, refused
 from pagewire_webhook.operator.reading import read_body, read_query
+from pagewire_webhook.operator.values import ID_PATTERN
 
 log = get_logger(__name__)
 
@@ -93,7 +94,7 @@ class NotYet(Refusal):
 class _IdConvertor(Convertor[str]):
     """An id in a path; anything else names nothing, so that the path is unknown."""
 
-    regex = "[A-Za-z0-9._~-]{1,512}"
+    regex = ID_PATTERN
 
     def convert(self, value: str) -> str:
         return value

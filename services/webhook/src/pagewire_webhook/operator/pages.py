@@ -11,6 +11,7 @@ from pagewire.store.v1 import page_service_pb2 as store_pb
 from pagewire.type.v1 import page_pb2 as pb
 from pagewire_webhook.operator.listing import Listed, Listing, next_token
 from pagewire_webhook.operator.operation import Answer, Operation
+from pagewire_webhook.operator.reading import naming_fields_of
 from pagewire_webhook.operator.values import Id, Time, Words, time_of
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ class Pages:
             facebook_page_id=body.facebook_page_id or "",
             name=body.name,
         )
-        response = await self._store.ConnectPage(
-            store_pb.ConnectPageRequest(page=page, access_token=body.access_token)
-        )
+        request = store_pb.ConnectPageRequest(page=page, access_token=body.access_token)
+        with naming_fields_of("page"):
+            response = await self._store.ConnectPage(request)
         return Answer(page_json(response.page), 201 if response.created else 200)
 
     async def list(self, query: Listing) -> PageList:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from pagewire_runtime.errors import InvalidArgument
+from pagewire_runtime.errors import InvalidArgument, Refusal, refusal_from
+from pagewire_webhook.operator.values import ID_PATTERN
 
 T = TypeVar("T")
 
@@ -77,10 +79,27 @@ def read_query(request: Request, wanted: type[T]) -> T:
         raise _invalid(error) from None
 
 
+@contextmanager
+def naming_fields_of(message: str) -> Iterator[None]:
+    """Within the block: what a service refuses as `message.name` is called `name` in the body."""
+    prefix = f"{message}."
+    try:
+        yield
+    except Refusal as refusal:
+        field = refusal.metadata.get("field", "")
+        if not field.startswith(prefix):
+            raise
+        named = refusal.metadata | {"field": field.removeprefix(prefix)}
+        said = refusal.message.removeprefix(prefix)
+        raise refusal_from(refusal.kind, refusal.reason, said, named) from refusal
+
+
 def _invalid(error: msgspec.ValidationError) -> InvalidArgument:
     found = _AT.fullmatch(str(error))
     why, path = (found["why"], found["path"] or "") if found else (str(error), "")
     if named := _FIELD.fullmatch(why):
         path = f"{path}.{named['name']}".lstrip(".")
         why = "is missing" if "missing" in why else "is not a field of it"
+    elif ID_PATTERN in why:
+        why = "must be an id: 1 to 1,024 of A-Z a-z 0-9 . _ ~ -"
     return InvalidArgument(path or "body", why)

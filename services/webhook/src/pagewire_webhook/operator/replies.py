@@ -11,6 +11,7 @@ from pagewire.sync.v1 import delivery_service_pb2 as sync_pb
 from pagewire.type.v1 import reply_pb2 as pb
 from pagewire_webhook.operator.contents import Content, content_json
 from pagewire_webhook.operator.operation import Operation
+from pagewire_webhook.operator.reading import naming_fields_of
 from pagewire_webhook.operator.values import ClientKey, Id, Time, Words, time_of
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Replies:
             client_key=body.client_key,
             tag=pb.TAG_HUMAN_AGENT if body.tag else pb.TAG_UNSPECIFIED,
         )
-        return _accepted((await self._sync.SendMessage(request)).reply)
+        with naming_fields_of("content"):
+            return _accepted((await self._sync.SendMessage(request)).reply)
 
     async def get(self, reply_id: str) -> Reply:
         request = sync_pb.GetReplyRequest(reply_id=reply_id)

@@ -8,10 +8,13 @@ from typing import Annotated, Any
 from google.protobuf.message import Message
 from msgspec import Meta
 
+ID_PATTERN = "[A-Za-z0-9._~-]{1,1024}"
+"""A conversation's id is the longest: base64 of a page's id and a person's, which may have 512."""
+
 Id = Annotated[
     str,
     # The look-ahead is what `$` is not: nothing follows, not even a line end.
-    Meta(pattern=r"^[A-Za-z0-9._~-]{1,512}(?![\s\S])", description="An id."),
+    Meta(pattern=rf"^{ID_PATTERN}(?![\s\S])", description="An id."),
 ]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, description="RFC 3339, UTC.")]
 ClientKey = Annotated[
