@@ -369,8 +369,15 @@ def test_every_method_of_the_contract_has_its_roles() -> None:
 
 
 async def test_no_role_may_call_what_it_has_no_business_with(address: str) -> None:
-    for role in ("operator", "reader", "rules"):
+    for role in ("webhook", "reader", "rules"):
         async with channel(address, token=TOKENS.first(role)) as to_rules:
             with pytest.raises(Refusal) as refused:
-                await RuleServiceStub(to_rules).EvaluateEvents(pb.EvaluateEventsRequest())
+                await RuleServiceStub(to_rules).CreateRule(pb.CreateRuleRequest(rule=rule("x")))
             assert refused.value.kind is Kind.FORBIDDEN
+
+
+async def test_whoever_may_read_may_evaluate(address: str) -> None:
+    for role in ("webhook", "reader", "operator"):
+        async with channel(address, token=TOKENS.first(role)) as to_rules:
+            answer = await RuleServiceStub(to_rules).EvaluateEvents(pb.EvaluateEventsRequest())
+            assert list(answer.evaluations) == []

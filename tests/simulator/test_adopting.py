@@ -53,6 +53,16 @@ async def test_a_comment_that_nobody_made_can_be_answered_in_public_and_in_priva
     assert private.json()["message_id"]
 
 
+async def test_one_made_up_token_serves_several_pages(
+    simulator: SimulatorClient, graph: GraphCaller
+) -> None:
+    for page in ("1", "2", "1"):
+        answer = await graph.call("POST", f"{page}/messages", form=said({"id": "7"}, f"to {page}"))
+        assert answer.status_code == 200
+
+    assert [send.account_id for send in await simulator.sends()] == ["1", "2", "1"]
+
+
 async def test_another_token_for_a_known_page_stays_wrong(
     simulator: SimulatorClient, graph: GraphCaller
 ) -> None:

@@ -411,7 +411,9 @@ async def test_a_blocked_page_keeps_its_reply_ready_and_is_not_asked_again(desk:
     assert [again.reply_id for again in await desk.claim_replies()] == [reply.reply_id]
 
 
-async def test_a_page_with_a_new_token_is_not_blocked_by_an_attempt_with_the_old_one(desk: Desk) -> None:
+async def test_a_page_with_a_new_token_is_not_blocked_by_an_attempt_with_the_old_one(
+    desk: Desk,
+) -> None:
     reply = await desk.answer(message())
     await desk.rows.query("update page set token_version = token_version + 1")
 

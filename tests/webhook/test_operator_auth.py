@@ -36,15 +36,15 @@ async def test_without_a_key_every_operation_but_the_open_ones_is_answered_401(
     assert upstream.requests == []
 
 
-async def test_only_readiness_metrics_and_the_console_are_open(
+async def test_only_readiness_and_metrics_are_open(
     behind: tuple[Upstream, Upstreams],
 ) -> None:
     opened = {each.path for each in operations_of(behind[1]) if each.is_open}
 
-    assert opened == {"/readyz", "/metrics", "/"}
+    assert opened == {"/readyz", "/metrics"}
 
 
-@pytest.mark.parametrize("path", ["/readyz", "/metrics", "/"])
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
 async def test_an_open_path_needs_no_key(api: httpx.AsyncClient, path: str) -> None:
     response = await api.get(path, headers=NO_KEY)
 

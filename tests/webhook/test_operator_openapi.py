@@ -121,7 +121,7 @@ def test_what_needs_no_key_says_so_and_the_rest_may_be_401(document: dict[str, A
     opened = {key for key, each in operations(document).items() if each.get("security") == []}
     guarded = {key for key, each in operations(document).items() if "401" in each["responses"]}
 
-    assert opened == {("get", "/"), ("get", "/readyz"), ("get", "/metrics")}
+    assert opened == {("get", "/readyz"), ("get", "/metrics")}
     assert guarded == FIXED - opened
 
 

@@ -28,12 +28,16 @@ def adopt(
     """Make what a call names where it is missing: the account and its token, the person, the
     comment.
     """
-    unknown = shown.token not in world.tokens and node not in world.accounts
-    if edge in OF_ACCOUNT and shown.token and unknown:
+    if edge in OF_ACCOUNT and shown.token and node not in world.accounts:
         platform = Platform.INSTAGRAM if host is Host.INSTAGRAM else Platform.MESSENGER
         world.create_account(platform=platform, login=host, id=node)
         world.give_token(world.account(node), shown.token)
+        world.adopted[node] = shown.token
     token = world.tokens.get(shown.token or "")
+    comment = world.comments.get(node)
+    meant = node if comment is None else comment.account_id
+    if token and world.adopted.get(meant) == token.value:
+        token.node = meant  # one token may have been made up for several pages
     account = None if token is None else world.accounts.get(token.node)
     if account is None:
         return

@@ -39,6 +39,7 @@ class World:
         self.app_id = app_id
         self.accounts: dict[str, Account] = {}
         self.tokens: dict[str, Token] = {}
+        self.adopted: dict[str, str] = {}  # the token that each adopted account was named with
         self.conversations: dict[tuple[str, str], Conversation] = {}
         self.posts: dict[str, Post] = {}
         self.comments: dict[str, Comment] = {}

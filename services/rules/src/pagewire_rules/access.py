@@ -15,5 +15,5 @@ METHOD_ROLES: MethodRoles = {
     SERVICE + "ListRules": _READ,
     SERVICE + "TryRules": _READ,
     SERVICE + "BacktestRule": _READ,
-    SERVICE + "EvaluateEvents": frozenset({"webhook"}),
+    SERVICE + "EvaluateEvents": _READ | {"webhook"},
 }

@@ -79,7 +79,12 @@ def _engine(
         max_overflow=0,
         pool_timeout=0.25,
         hide_parameters=True,  # they hold what people wrote, and an error may be logged
-        connect_args={"options": options, "connect_timeout": 2, "application_name": "pagewire", "prepare_threshold": 0},
+        connect_args={
+            "options": options,
+            "connect_timeout": 2,
+            "application_name": "pagewire",
+            "prepare_threshold": 0,
+        },
     )
 
 

@@ -18,15 +18,13 @@ from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire_runtime import metrics
 from pagewire_store import settling
 from pagewire_store.outbox import TAG
-from pagewire_store.settling import META_INBOX_APP_ID, Connection, Ending, text_of
+from pagewire_store.settling import META_INBOX_APP_ID, Connection, Ending, Reply, text_of
 from pagewire_store.transitions import Signal
 
 # Facebook gives a comment's time in whole seconds, by its own clock.
 BEFORE_ATTEMPT = timedelta(seconds=5)
 
 _echoes = metrics.counter("pagewire_echoes_total", "Echoes, by whose they are.", ["whose"])
-
-_BY_TAG = "select tag, page_id, reply_id from attempt where tag = any(%(tags)s::text[])"
 
 # Replies that have the mid already: their answer came first.
 _BY_MID = """
@@ -85,8 +83,8 @@ async def bind(connection: Connection, events: Sequence[Event], *, person_pause:
     endings, written = [], []
     for event in events:
         ours = tagged.get(event.message.metadata)
-        if ours is not None and ours[0] == event.page_id:
-            endings.append(_accepted(event, ours[1]))
+        if ours is not None and ours.page_id == event.page_id:
+            endings.append(_accepted(event, ours.reply_id))
             _echoes.labels("reply").inc()
         elif (number := bound.get((event.page_id, event.message.mid))) is not None:
             await connection.execute(_JOIN_MESSAGE, _joined(event, event.message.mid, number))
@@ -97,7 +95,9 @@ async def bind(connection: Connection, events: Sequence[Event], *, person_pause:
         else:
             written.append(event)
     await _pause(connection, written, person_pause)
-    await settling.settle(connection, endings, person_pause=person_pause)
+    await settling.settle(
+        connection, endings, person_pause=person_pause, known=tagged.values()
+    )
 
 
 async def bind_comments(
@@ -147,12 +147,9 @@ def _accepted(event: Event, number: int) -> Ending:
     )
 
 
-async def _by_tag(connection: Connection, events: Iterable[Event]) -> dict[str, tuple[str, int]]:
+async def _by_tag(connection: Connection, events: Iterable[Event]) -> dict[str, Reply]:
     tags = [e.message.metadata for e in events if e.message.metadata.startswith(TAG)]
-    if not tags:
-        return {}
-    rows = await _rows(connection, _BY_TAG, {"tags": tags})
-    return {row.tag: (row.page_id, row.reply_id) for row in rows}
+    return await settling.of_attempts(connection, tags) if tags else {}
 
 
 async def _by_mid(connection: Connection, events: Iterable[Event]) -> dict[tuple[str, str], int]:

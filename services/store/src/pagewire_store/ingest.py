@@ -30,7 +30,8 @@ from pagewire_store import projecting, statements
 from pagewire_store.arrivals import Arrival, Key, Lane, Parcel, parcel
 from pagewire_store.columns import Bulk
 from pagewire_store.database import driver, in_transaction, sqlstate
-from pagewire_store.projections import micros, project
+from pagewire_store.projections import Projections, micros, project
+from pagewire_store.trips import BEGIN, COMMIT, ROLLBACK, Answer, Said, trip
 
 log = get_logger(__name__)
 
@@ -48,8 +49,6 @@ STUCK_LANE_TIMEOUT = "10ms"
 MAX_DELIVERIES = 256
 MAX_BYTES = 8 * 2**20
 MAX_QUEUED_BYTES = 64 * 2**20
-
-_BEGIN, _COMMIT = b"begin", b"commit"
 
 # What the values of a delivery can be to blame for, by the class of the SQLSTATE.
 _REFUSALS = {
@@ -101,8 +100,7 @@ class Ingestor:
         bind_comments: Bind,
         patience: float = PATIENCE,
     ) -> None:
-        # Begin and commit go along with what is sent anyway, which saves two trips to the server.
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = engine
         self._wake = wake
         self._wake_outbox = wake_outbox
         self._bind_echoes = bind_echoes
@@ -157,7 +155,11 @@ class Ingestor:
 
     async def _flush(self, batch: list[Parcel]) -> list[DeliveryResult | Held]:
         async def work(connection: AsyncConnection) -> tuple[list[DeliveryResult | Held], bool]:
-            return await self._store(await driver(connection), batch)
+            try:
+                return await self._store(await driver(connection), batch)
+            except psycopg.errors.UniqueViolation as error:
+                # Another lane brought the same event since we looked: it is known by now.
+                raise psycopg.errors.SerializationFailure from error
 
         try:
             with _flush_seconds.time():
@@ -178,13 +180,13 @@ class Ingestor:
         left = [waiting for waiting in batch if not _is_known(waiting, seen)]
         if not left:
             return [_stored(waiting, 0) for waiting in batch], False
-        stays = self._staying(left, await _begin(connection, left, seen.missing_lanes))
+        stays = self._staying(left, await _begin(connection, left, seen))
         free = sorted((w for w in left if w.place not in stays), key=lambda w: w.place)
         if free:
             written = await self._write(connection, free, seen)
         else:
             written = _Written()
-            await connection.rollback()
+            await trip(connection, ROLLBACK)
         results = [
             stays.get(waiting.place) or _stored(waiting, written.new[waiting.place])
             for waiting in batch
@@ -204,43 +206,49 @@ class Ingestor:
 
     async def _write(self, connection: Driver, batch: list[Parcel], seen: _Seen) -> _Written:
         chosen = _chosen(batch)
-        new_bodies, added = await _insert(connection, batch, chosen, seen)
+        fresh = [pair for key, pair in chosen.items() if key not in seen.sources]
         late = [
             (waiting, arrival)
             for waiting, arrival in chosen.values()
             if arrival.answerable
-            and arrival.key not in added
             and arrival.key[0] in seen.connected
-            and seen.sources.get(arrival.key, SOURCE_STANDBY) == SOURCE_STANDBY
+            and seen.sources.get(arrival.key) == SOURCE_STANDBY
         ]
         awakened = await _make_live(connection, late) if late else set()
-        fresh = [arrival for key, (_, arrival) in chosen.items() if key in added]
-        readable = [arrival for arrival in fresh if arrival.key[0] in seen.connected]
+        readable = [arrival for _, arrival in fresh if arrival.key[0] in seen.connected]
         pending = [arrival for arrival in readable if arrival.answerable]
         pending += [arrival for _, arrival in late if arrival.key in awakened]
 
         rows = project(arrival.event for arrival in readable)
+        said = [
+            statements.NEW_DELIVERIES.over([_body_row(waiting) for waiting in batch]),
+            *_said(statements.NEW_EVENTS, [_event_row(*pair, seen.connected) for pair in fresh]),
+            *projecting.said(rows),
+            *_said(statements.DECLINED, _declined(readable)),
+            *_said(statements.PENDING, _counted(pending)),
+            *_said(statements.QUARANTINE, _unreadable(batch)),
+            *_said(statements.REPLAYED, _replayed(batch)),
+        ]
+        await self._commit(connection, said, rows)
+
+        new = Counter(waiting.place for waiting, _ in fresh)
+        new.update(waiting.place for waiting, arrival in late if arrival.key in awakened)
+        return _Written(new, bool(pending))
+
+    async def _commit(self, connection: Driver, said: list[Said], rows: Projections) -> None:
         bound = bool(rows.echoes or rows.own_comments)
-        async with connection.pipeline():
-            await projecting.write(connection, rows)
-            await _run(connection, statements.DECLINED, _declined(readable))
-            await _run(connection, statements.PENDING, _counted(pending))
-            await _run(connection, statements.QUARANTINE, _unreadable(batch, new_bodies))
-            await _run(connection, statements.REPLAYED, _replayed(batch))
-            ended = None if bound else await connection.execute(_COMMIT)
+        if bound:
+            await trip(connection, *said)
+            said = []
         if rows.echoes:
             await self._bind_echoes(connection, rows.echoes)
         if rows.own_comments:
             await self._bind_comments(connection, rows.own_comments)
-        ended = ended or await connection.execute(_COMMIT)
-        if ended.statusmessage != "COMMIT":  # PostgreSQL ends a failed transaction without an error
+        ended = (await trip(connection, *said, COMMIT))[-1]
+        if ended.status != "COMMIT":  # PostgreSQL ends a failed transaction without an error
             raise RuntimeError("the transaction was rolled back; nothing of the batch is stored")
         if bound:
             self._wake_outbox()  # an echo may have settled a reply for which others wait
-
-        stored = added | awakened
-        new = Counter(waiting.place for key, (waiting, _) in chosen.items() if key in stored)
-        return _Written(new, bool(pending))
 
 
 async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
@@ -249,8 +257,8 @@ async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
     if not named:
         return seen
     rows = list(named)
-    found = await statements.SEEN.run(connection, rows)
-    for place, connected, source, lane_missing in await found.fetchall():
+    (found,) = await trip(connection, statements.SEEN.over(rows))
+    for place, connected, source, lane_missing in found.rows:
         page_id, event_key, lane = rows[place - 1]
         if connected:
             seen.connected.add(page_id)
@@ -272,34 +280,47 @@ def _is_known(waiting: Parcel, seen: _Seen) -> bool:
     )
 
 
-async def _begin(connection: Driver, batch: list[Parcel], missing: set[Lane]) -> set[Lane]:
-    """Begins a transaction and locks lanes; the ones that others hold, and so are not locked."""
-    wanted = {lane for waiting in batch for lane in waiting.lanes}
-    if new := wanted & missing:
-        await _make_lanes(connection, sorted(new))
-    async with connection.pipeline():
-        await connection.execute(_BEGIN)
-        locked = await statements.LOCK_LANES.run(connection, sorted(wanted)) if wanted else None
-    return wanted.difference(await locked.fetchall()) if locked else wanted
+async def _begin(connection: Driver, batch: list[Parcel], seen: _Seen) -> set[Lane]:
+    """Begins a transaction and locks lanes; the ones that others hold, and so are not locked.
+
+    Notes in `seen` which events have come since.
+    """
+    wanted = sorted({lane for waiting in batch for lane in waiting.lanes})
+    unknown = [key for w in batch for key in w.arrivals if key not in seen.sources]
+    said = [
+        BEGIN,
+        *_said(statements.LOCK_LANES, wanted),
+        *_said(statements.KNOWN, unknown),
+    ]
+    new = [lane for lane in wanted if lane in seen.missing_lanes]
+    answers = await _after_making(connection, new, said) if new else await trip(connection, *said)
+    locked = answers[1].rows if wanted else []
+    seen.sources.update(
+        ((page_id, event_key), source)
+        for page_id, event_key, source in (answers[2].rows if unknown else ())
+    )
+    return set(wanted).difference(locked)
 
 
-async def _make_lanes(connection: Driver, lanes: list[Lane]) -> None:
+async def _after_making(connection: Driver, lanes: list[Lane], said: list[Said]) -> list[Answer]:
     """Makes the lanes, in a transaction of their own so that nobody ever waits for them long.
 
     One that another transaction is about to make may not be there afterwards: it counts as held.
     """
+    making = [BEGIN, *_making(lanes, NEW_LANE_TIMEOUT), COMMIT]
     try:
-        await _commit_lanes(connection, lanes, NEW_LANE_TIMEOUT)
+        return (await trip(connection, *making, *said))[len(making) :]
     except psycopg.errors.LockNotAvailable:
-        for lane in lanes:
-            with suppress(psycopg.errors.LockNotAvailable):
-                await _commit_lanes(connection, [lane], STUCK_LANE_TIMEOUT)
+        await trip(connection, ROLLBACK)
+    for lane in lanes:
+        with suppress(psycopg.errors.LockNotAvailable):
+            await trip(connection, *_making([lane], STUCK_LANE_TIMEOUT))
+    return await trip(connection, *said)
 
 
-async def _commit_lanes(connection: Driver, lanes: list[Lane], timeout: str) -> None:
-    async with connection.pipeline():  # one transaction: it ends with the pipeline
-        await connection.execute(statements.NEW_LANES_SETTINGS, (timeout,))
-        await statements.NEW_LANES.run(connection, lanes)
+def _making(lanes: list[Lane], timeout: str) -> list[Said]:
+    settings = statements.NEW_LANES_SETTINGS.said(timeout.encode())
+    return [settings, statements.NEW_LANES.over(lanes)]
 
 
 def _chosen(batch: Iterable[Parcel]) -> dict[Key, tuple[Parcel, Arrival]]:
@@ -311,22 +332,6 @@ def _chosen(batch: Iterable[Parcel]) -> dict[Key, tuple[Parcel, Arrival]]:
             if known is None or (arrival.answerable and not known[1].answerable):
                 chosen[key] = (waiting, arrival)
     return chosen
-
-
-async def _insert(
-    connection: Driver,
-    batch: Iterable[Parcel],
-    chosen: dict[Key, tuple[Parcel, Arrival]],
-    seen: _Seen,
-) -> tuple[set[str], set[Key]]:
-    """Stores bodies and events; the delivery ids and the keys that were new."""
-    unknown = [pair for key, pair in chosen.items() if key not in seen.sources]
-    events = [_event_row(waiting, arrival, seen.connected) for waiting, arrival in unknown]
-    async with connection.pipeline():
-        bodies = await statements.NEW_DELIVERIES.run(connection, [_body_row(w) for w in batch])
-        added = await statements.NEW_EVENTS.run(connection, events) if events else None
-    new_bodies = {delivery_id for (delivery_id,) in await bodies.fetchall()}
-    return new_bodies, set(await added.fetchall()) if added else set()
 
 
 def _body_row(waiting: Parcel) -> tuple[Any, ...]:
@@ -376,12 +381,12 @@ async def _make_live(connection: Driver, late: Iterable[tuple[Parcel, Arrival]])
         )
         for waiting, arrival in late
     ]
-    return set(await (await statements.LIVE_EVENTS.run(connection, rows)).fetchall())
+    (live,) = await trip(connection, statements.LIVE_EVENTS.over(rows))
+    return set(live.rows)
 
 
-async def _run(connection: Driver, statement: Bulk, rows: list[tuple[Any, ...]]) -> None:
-    if rows:
-        await statement.run(connection, rows)
+def _said(statement: Bulk, rows: Sequence[tuple[Any, ...]]) -> list[Said]:
+    return [statement.over(rows)] if rows else []
 
 
 def _declined(arrivals: Iterable[Arrival]) -> list[tuple[Any, ...]]:
@@ -397,17 +402,11 @@ def _counted(pending: Iterable[Arrival]) -> list[tuple[Any, ...]]:
     return [(*lane, added[lane]) for lane in sorted(added)]
 
 
-def _unreadable(batch: Iterable[Parcel], new_bodies: set[str]) -> list[tuple[Any, ...]]:
+def _unreadable(batch: Iterable[Parcel]) -> list[tuple[Any, ...]]:
+    once = {w.delivery.delivery_id.lower(): w for w in batch if w.delivery.unreadable}
     return [
-        (
-            waiting.delivery.delivery_id,
-            item.path,
-            item.reason,
-            item.page_id or None,
-            waiting.received_at,
-        )
-        for waiting in batch
-        if waiting.delivery.delivery_id.lower() in new_bodies
+        (delivery_id, item.path, item.reason, item.page_id or None, waiting.received_at)
+        for delivery_id, waiting in once.items()
         for item in waiting.delivery.unreadable
     ]
 

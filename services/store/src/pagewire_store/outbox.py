@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, timedelta
 from typing import Any
 
@@ -160,8 +160,6 @@ from claimed o {_BESIDE} join attempt a on a.page_id = o.page_id and a.tag = o.t
 order by o.look_due_at
 """  # noqa: S608
 
-_ATTEMPTS = "select tag, page_id, reply_id from attempt where tag = any(%s::text[])"
-
 _UNSENT = "select page_id, reply_id, tag from outbox where page_id = %s and state = 'ready'"
 
 _LANE_OF = "select lane from outbox where page_id = %(page_id)s and reply_id = %(reply_id)s"
@@ -242,13 +240,15 @@ async def record_outcomes(
     A tag that is not known has the state unspecified. Raises InvalidArgument for no verdict.
     """
     signals = [_signal(outcome) for outcome in outcomes]
-    replies = await _replies_of(connection, [outcome.tag for outcome in outcomes])
+    replies = await settling.of_attempts(connection, [outcome.tag for outcome in outcomes])
     endings = [
-        _ending(outcome, signal, replies[outcome.tag])
+        _ending(outcome, signal, replies[outcome.tag].key)
         for outcome, signal in zip(outcomes, signals, strict=True)
         if outcome.tag in replies
     ]
-    settled = await settling.settle(connection, endings, person_pause=person_pause)
+    settled = await settling.settle(
+        connection, endings, person_pause=person_pause, known=replies.values()
+    )
     return _states([outcome.tag for outcome in outcomes], replies, settled), settled.freed
 
 
@@ -256,9 +256,13 @@ async def record_read_backs(
     connection: Connection, results: Sequence[ReadBackResult], *, person_pause: timedelta
 ) -> tuple[list[ReplyState.ValueType], bool]:
     """Writes down what looking found; answers as `record_outcomes` does."""
-    replies = await _replies_of(connection, [result.tag for result in results])
-    endings = [_found(result, replies[result.tag]) for result in results if result.tag in replies]
-    settled = await settling.settle(connection, endings, person_pause=person_pause)
+    replies = await settling.of_attempts(connection, [result.tag for result in results])
+    endings = [
+        _found(result, replies[result.tag].key) for result in results if result.tag in replies
+    ]
+    settled = await settling.settle(
+        connection, endings, person_pause=person_pause, known=replies.values()
+    )
     return _states([result.tag for result in results], replies, settled), settled.freed
 
 
@@ -340,17 +344,12 @@ def _word(reason: str) -> str:
 
 
 def _states(
-    tags: Iterable[str], replies: dict[str, Key], settled: Settled
+    tags: Iterable[str], replies: Mapping[str, settling.Reply], settled: Settled
 ) -> list[ReplyState.ValueType]:
     return [
-        state_of(settled.states[replies[tag]]) if tag in replies else REPLY_STATE_UNSPECIFIED
+        state_of(settled.states[replies[tag].key]) if tag in replies else REPLY_STATE_UNSPECIFIED
         for tag in tags
     ]
-
-
-async def _replies_of(connection: Connection, tags: Sequence[str]) -> dict[str, Key]:
-    rows = await _rows(connection, _ATTEMPTS, [list(tags)])
-    return {row.tag: (row.page_id, row.reply_id) for row in rows}
 
 
 def _claimed(row: Any) -> ClaimedReply:

@@ -6,14 +6,11 @@ is known, and the message or comment fills it in when it comes.
 
 from __future__ import annotations
 
-from typing import Any
-
-import psycopg
-
 from pagewire_store.columns import BOOL, BYTES, INT, TEXT, TIME, Bulk
 from pagewire_store.projections import SNIPPET_LENGTH, MessageChange, Projections
+from pagewire_store.trips import Said
 
-__all__ = ["write"]
+__all__ = ["said"]
 
 # A message that was edited or unsent before it came is shown as it is now. What a person wrote
 # before the page's last word is not unread, so a late message of then does not count.
@@ -153,8 +150,8 @@ _MESSAGE_CHANGES = Bulk(
         case when not n.is_deleted then n.text end, n.at, greatest(n.edit_number, 0), n.edited_at,
         n.is_deleted
     from {rows}
-    where n.participant_id <> '' or exists (
-        select from message k where k.page_id = n.page_id and k.mid = n.mid)
+    where n.participant_id <> '' or (
+        select k.mid from message k where k.page_id = n.page_id and k.mid = n.mid) is not null
     order by n.ord
     on conflict (page_id, mid) do update set
         text = case
@@ -268,22 +265,27 @@ _REACTIONS = Bulk(
 )
 
 
-async def write(connection: psycopg.AsyncConnection[Any], rows: Projections) -> None:
-    """Writes them in the one lock order. Sends only, where the connection is in a pipeline."""
+def said(rows: Projections) -> list[Said]:
+    """What writes them, in the one lock order."""
     inbound = [touch for touch in rows.touches if touch.last_inbound_at is not None]
-    for statement, batch in (
-        (_CONVERSATIONS, rows.conversations),
-        (_NEW_CONVERSATIONS, [(t.page_id, t.participant_id, t.last_inbound_at) for t in inbound]),
-        (_TOUCHES, rows.touches),
-        (_CHANGED_SNIPPETS, [_snippet(change) for change in rows.message_changes]),
-        (_MESSAGES, rows.messages),
-        (_MESSAGE_CHANGES, rows.message_changes),
-        (_COMMENTS, rows.comments),
-        (_COMMENT_CHANGES, rows.comment_changes),
-        (_REACTIONS, rows.reactions),
-    ):
-        if batch:
-            await statement.run(connection, batch)
+    return [
+        statement.over(batch)
+        for statement, batch in (
+            (_CONVERSATIONS, rows.conversations),
+            (
+                _NEW_CONVERSATIONS,
+                [(t.page_id, t.participant_id, t.last_inbound_at) for t in inbound],
+            ),
+            (_TOUCHES, rows.touches),
+            (_CHANGED_SNIPPETS, [_snippet(change) for change in rows.message_changes]),
+            (_MESSAGES, rows.messages),
+            (_MESSAGE_CHANGES, rows.message_changes),
+            (_COMMENTS, rows.comments),
+            (_COMMENT_CHANGES, rows.comment_changes),
+            (_REACTIONS, rows.reactions),
+        )
+        if batch
+    ]
 
 
 def _snippet(change: MessageChange) -> tuple[str, str, int, str | None, bool]:

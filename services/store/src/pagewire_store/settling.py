@@ -96,8 +96,8 @@ class Settled:
 
 
 @dataclass(frozen=True)
-class _Reply:
-    """What never changes of a reply."""
+class Reply:
+    """What never changes of a reply, and the database's clock when it was read."""
 
     page_id: str
     reply_id: int
@@ -144,6 +144,8 @@ class _Row:
     settled_by: str | None
     sent_at: datetime | None
     ended_at: datetime | None
+    followed: bool
+    """Others of its lane wait to be sent. What is put in meanwhile wakes the outbox itself."""
 
     @property
     def key(self) -> Key:
@@ -152,16 +154,31 @@ class _Row:
 
 _NAMED = "(select * from unnest(%(pages)s::text[], %(replies)s::bigint[]))"
 
-_READ = f"""
-select o.page_id, o.reply_id, o.kind, o.person_id, o.comment_id, o.content, o.hidden, o.label,
+_REPLY = """
+    o.page_id, o.reply_id, o.kind, o.person_id, o.comment_id, o.content, o.hidden, o.label,
     p.platform, clock_timestamp() as now
+"""
+
+_READ = f"""
+select {_REPLY}
 from outbox o join page p using (page_id) where (o.page_id, o.reply_id) in {_NAMED}
 """  # noqa: S608  # a constant
+
+_READ_BY_TAG = f"""
+select a.tag, {_REPLY}
+from attempt a join outbox o on o.page_id = a.page_id and o.reply_id = a.reply_id
+join page p on p.page_id = o.page_id
+where a.tag = any(%(tags)s::text[])
+"""  # noqa: S608
 
 _LOCK = f"""
 select o.page_id, o.reply_id, o.state, o.state_reason, o.attempt, o.tag, a.started_at, o.person_id,
     o.not_before, o.uncertain_at, o.uncertain_before, o.clean_looks, o.look_due_at,
-    o.look_lease_until, o.mid, o.settled_by, o.sent_at, o.ended_at
+    o.look_lease_until, o.mid, o.settled_by, o.sent_at, o.ended_at,
+    exists (
+        select from outbox b
+        where b.page_id = o.page_id and b.lane = o.lane and b.state = 'ready'
+            and b.reply_id <> o.reply_id) as followed
 from outbox o left join attempt a on a.page_id = o.page_id and a.tag = o.tag
 where (o.page_id, o.reply_id) in {_NAMED}
 order by o.page_id, o.reply_id for update of o
@@ -286,17 +303,33 @@ where c.page_id = e.page_id and c.participant_id = e.participant_id
 """
 
 
+async def of_attempts(connection: Connection, tags: Iterable[str]) -> dict[str, Reply]:
+    """The replies that these attempts are of, by tag; none for a tag that nobody knows."""
+    async with connection.pipeline():  # which takes BEGIN along
+        found = await connection.execute(_READ_BY_TAG, {"tags": list(tags)})
+    return {tag: Reply(*values) for tag, *values in await found.fetchall()}
+
+
 async def settle(
-    connection: Connection, endings: Sequence[Ending], *, person_pause: timedelta
+    connection: Connection,
+    endings: Sequence[Ending],
+    *,
+    person_pause: timedelta,
+    known: Iterable[Reply] | None = None,
 ) -> Settled:
     """Applies endings in order, all in the caller's transaction, and tells where the replies stand.
 
-    `person_pause` is how long automation rests after a person wrote, for echoes that waited.
+    `person_pause` is how long automation rests after a person wrote, for echoes that waited;
+    `known` are the replies, where the caller has read them in this transaction.
     """
+    if not endings:
+        return Settled({}, freed=False)
     for ending in sorted(endings, key=lambda ending: ending.key):
         if ending.signal is Signal.BLOCKED:
             await connection.execute(_BLOCK_PAGE, vars(ending))
-    replies = await _read(connection, {ending.key for ending in endings})
+    if known is None:
+        known = await _read(connection, {ending.key for ending in endings})
+    replies = {reply.key: reply for reply in known}
     endings = [ending for ending in endings if ending.key in replies]
     if not endings:
         return Settled({}, freed=False)
@@ -317,7 +350,7 @@ async def settle(
     await _pause_by_waiting_echoes(connection, landed, replies, person_pause)
     return Settled(
         {key: State(row.state) for key, row in rows.items()},
-        freed=any(row != before[key] and not _flies(row) for key, row in rows.items()),
+        freed=any(_frees(row) for key, row in rows.items() if row != before[key]),
     )
 
 
@@ -326,17 +359,17 @@ def text_of(content: ReplyContent) -> str:
     return content.quick_replies.text or content.text
 
 
-async def _read(connection: Connection, keys: Collection[Key]) -> dict[Key, _Reply]:
-    async with connection.cursor(row_factory=class_row(_Reply)) as cursor:
+async def _read(connection: Connection, keys: Collection[Key]) -> list[Reply]:
+    async with connection.cursor(row_factory=class_row(Reply)) as cursor:
         await cursor.execute(_READ, _named(keys))
-        return {reply.key: reply async for reply in cursor}
+        return await cursor.fetchall()
 
 
 async def _lock(connection: Connection, keys: Collection[Key]) -> psycopg.AsyncCursor[_Row]:
     return await connection.cursor(row_factory=class_row(_Row)).execute(_LOCK, _named(keys))
 
 
-async def _lock_conversations(connection: Connection, replies: Iterable[_Reply]) -> None:
+async def _lock_conversations(connection: Connection, replies: Iterable[Reply]) -> None:
     """Keeps echoes of Instagram out while it is found out whose they are."""
     known = [reply for reply in replies if reply.platform == "instagram" and reply.person_id]
     if known:
@@ -345,7 +378,7 @@ async def _lock_conversations(connection: Connection, replies: Iterable[_Reply])
 
 
 async def _show(
-    connection: Connection, accepted: Sequence[Ending], replies: Mapping[Key, _Reply]
+    connection: Connection, accepted: Sequence[Ending], replies: Mapping[Key, Reply]
 ) -> None:
     """Shows what Graph took where people look: conversations, messages, comments, labels."""
     shown = [_shown(ending, replies[ending.key]) for ending in accepted]
@@ -367,7 +400,7 @@ async def _show(
             await connection.cursor().executemany(statement, rows)
 
 
-def _shown(ending: Ending, reply: _Reply) -> dict[str, Any]:
+def _shown(ending: Ending, reply: Reply) -> dict[str, Any]:
     content = reply.said()
     text = text_of(content)
     return {
@@ -411,7 +444,7 @@ def _taken(accepted: Iterable[Ending], bound: Iterable[tuple[Any, ...]]) -> set[
 
 def _apply_all(
     endings: Iterable[Ending],
-    replies: Mapping[Key, _Reply],
+    replies: Mapping[Key, Reply],
     rows: Mapping[Key, _Row],
     taken: Collection[Key],
 ) -> list[dict[str, Any]]:
@@ -425,7 +458,7 @@ def _apply_all(
     return [attempt for attempt in attempts if attempt["signal"] in ATTEMPT_ENDS]
 
 
-def _apply(row: _Row, reply: _Reply, ending: Ending, *, bound: bool) -> bool:
+def _apply(row: _Row, reply: Reply, ending: Ending, *, bound: bool) -> bool:
     """Moves one row by the table; False where the ending means nothing to it."""
     latest = ending.tag == row.tag
     if ending.signal is Signal.ACCEPTED:
@@ -444,7 +477,7 @@ def _apply(row: _Row, reply: _Reply, ending: Ending, *, bound: bool) -> bool:
     return True
 
 
-def _accept(row: _Row, reply: _Reply, ending: Ending, *, latest: bool, bound: bool) -> None:
+def _accept(row: _Row, reply: Reply, ending: Ending, *, latest: bool, bound: bool) -> None:
     to = transitions.after(State(row.state), Signal.ACCEPTED)
     _count_duplicates(row, ending, latest=latest)
     if bound:
@@ -545,7 +578,7 @@ async def _write(
 async def _pause_by_waiting_echoes(
     connection: Connection,
     landed: Sequence[_Row],
-    replies: Mapping[Key, _Reply],
+    replies: Mapping[Key, Reply],
     pause: timedelta,
 ) -> None:
     """Pauses automation where an echo that waited for these replies is none of ours."""
@@ -564,6 +597,11 @@ async def _pause_by_waiting_echoes(
 
 def _flies(row: _Row) -> bool:
     return row.state in IN_FLIGHT
+
+
+def _frees(row: _Row) -> bool:
+    """Whether there is something to send in its lane, now that it is where it is."""
+    return row.state == State.READY or (row.followed and not _flies(row))
 
 
 def _named(keys: Iterable[Key]) -> dict[str, Any]:

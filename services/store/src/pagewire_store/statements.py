@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pagewire.type.v1.event_pb2 import SOURCE_STANDBY
 from pagewire_store.columns import BIGINT, BYTES, INT, SMALLINT, TEXT, TIME, UUIDS, Bulk
+from pagewire_store.trips import Statement
 
 # What is stored of these events: whether their page is connected, by which source they came where
 # they are known, and whether their lane is still to be made.
@@ -20,10 +21,21 @@ SEEN = Bulk(
     lane=TEXT,
 )
 
+# The same once their lanes are locked, so that it stays so; of events that were not there.
+KNOWN = Bulk(
+    """
+    select e.page_id, e.event_key, e.source
+    from {rows} join event e on e.page_id = n.page_id and e.event_key = n.event_key
+    """,
+    page_id=TEXT,
+    event_key=TEXT,
+)
+
 # Makes lanes, in order. An empty lane that a crash forgets is missed by nobody, and the commit that
 # fills it flushes what came before it: so this one need not wait for the disk.
-NEW_LANES_SETTINGS = (
-    "select set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'off', true)"
+NEW_LANES_SETTINGS = Statement(
+    "select set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'off', true)",
+    [TEXT.element_oid],
 )
 NEW_LANES = Bulk(
     """
@@ -51,7 +63,6 @@ NEW_DELIVERIES = Bulk(
     insert into delivery (delivery_id, received_at, signed_by, body, events, outcome)
     select n.delivery_id, n.received_at, n.signed_by, n.body, n.events, n.outcome from {rows}
     on conflict (delivery_id) do nothing
-    returning delivery_id::text
     """,
     delivery_id=UUIDS,
     received_at=TIME,
@@ -61,8 +72,8 @@ NEW_DELIVERIES = Bulk(
     outcome=TEXT,
 )
 
-# Stores events, each once, and answers which were new. Their lanes are locked, so the numbers drawn
-# here are in the order in which others will see them.
+# Stores events that are not there. Their lanes are locked, so the numbers drawn here are in the
+# order in which others will see them. One that came by another lane meanwhile breaks it.
 NEW_EVENTS = Bulk(
     """
     insert into event (
@@ -72,8 +83,6 @@ NEW_EVENTS = Bulk(
         d.person_id, d.event_time, d.received_at, d.delivery_id, d.state, d.detail
     from (select o.*, nextval('event_number') as number
         from (select n.* from {rows} order by n.ord) o) d
-    on conflict (page_id, event_key) do nothing
-    returning page_id, event_key
     """,
     page_id=TEXT,
     event_key=TEXT,
@@ -151,11 +160,14 @@ PENDING = Bulk(
     added=INT,
 )
 
-# Notes what could not be read of a body.
+# Notes what could not be read of a body, unless that was noted when its delivery came before.
 QUARANTINE = Bulk(
     """
     insert into quarantine (delivery_id, path, reason, page_id, received_at)
-    select n.delivery_id, n.path, n.reason, n.page_id, n.received_at from {rows} order by n.ord
+    select n.delivery_id, n.path, n.reason, n.page_id, n.received_at from {rows}
+    where (select min(q.quarantine_id) from quarantine q
+        where q.delivery_id = n.delivery_id) is null
+    order by n.ord
     """,
     delivery_id=UUIDS,
     path=TEXT,

@@ -55,6 +55,7 @@ class Answer(NamedTuple):
 
 BEGIN = Statement("begin").said()
 COMMIT = Statement("commit").said()
+ROLLBACK = Statement("rollback").said()
 
 
 async def trip(connection: psycopg.AsyncConnection[Any], *said: Said) -> list[Answer]:
@@ -95,9 +96,7 @@ def _exchanged(
     return results[len(new) : -1]
 
 
-def _answers(
-    connection: psycopg.AsyncConnection[Any], results: Sequence[PGresult]
-) -> list[Answer]:
+def _answers(connection: psycopg.AsyncConnection[Any], results: Sequence[PGresult]) -> list[Answer]:
     reader = Transformer(connection)
     answers = []
     for result in results:

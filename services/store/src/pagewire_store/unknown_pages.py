@@ -11,6 +11,7 @@ from pagewire_store import projecting, statements
 from pagewire_store.database import driver, in_transaction
 from pagewire_store.ingest import Bind, Driver
 from pagewire_store.projections import project
+from pagewire_store.trips import trip
 
 CHUNK = 200
 """Events a transaction: it holds their lanes, so it must be short."""
@@ -55,12 +56,12 @@ class UnknownPages:
         return len(events)
 
     async def _write(self, connection: Driver, events: list[_Waiting]) -> None:
-        await statements.READ_IN.run(connection, [(e.page_id, e.event_key) for e in events])
         rows = project(Event.FromString(event.detail) for event in events)
-        await projecting.write(connection, rows)
-        declined = [(e.page_id, e.event_key, "page_unknown") for e in events if e.trigger]
-        if declined:
-            await statements.DECLINED.run(connection, declined)
+        said = [statements.READ_IN.over([(e.page_id, e.event_key) for e in events])]
+        said += projecting.said(rows)
+        if declined := [(e.page_id, e.event_key, "page_unknown") for e in events if e.trigger]:
+            said.append(statements.DECLINED.over(declined))
+        await trip(connection, *said)
         if rows.echoes:
             await self._bind_echoes(connection, rows.echoes)
         if rows.own_comments:

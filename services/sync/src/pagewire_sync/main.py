@@ -34,7 +34,7 @@ async def serve(settings: Settings) -> None:
     """Serve and send until a signal comes; then finish what is under way."""
     to_store = channel(
         settings.store_target,
-        token=settings.service_tokens.first("sync"),
+        token=settings.own_token("sync"),
         repeatable=REPEATABLE,
         tls=settings.tls,
     )

@@ -16,7 +16,6 @@ from pagewire.type.v1 import event_pb2 as pb
 from pagewire_webhook import events
 from pagewire_webhook.normaliser import Normalised
 
-
 _LENGTH_DELIMITED = 2
 _DELIVERIES_TAG = IngestRequest.DELIVERIES_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 

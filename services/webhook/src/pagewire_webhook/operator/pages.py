@@ -66,14 +66,13 @@ class Pages:
         self._store = store
 
     def operations(self) -> list[Operation]:
-        both = {201: Page, 200: Page}
         return [
             Operation(
                 "POST",
                 "/api/pages",
                 self.connect,
-                "Connects a page (201), or updates a connected one (200).",
-                both,
+                "Connects a page, or updates a connected one.",
+                {201: Page},
             ),
             Operation("GET", "/api/pages", self.list, "Lists connected pages.", {200: PageList}),
             Operation("GET", "/api/pages/{page_id}", self.get, "Shows a page.", {200: Page}),
@@ -97,7 +96,7 @@ class Pages:
         request = store_pb.ConnectPageRequest(page=page, access_token=body.access_token)
         with naming_fields_of("page"):
             response = await self._store.ConnectPage(request)
-        return Answer(page_json(response.page), 201 if response.created else 200)
+        return Answer(page_json(response.page), 201)
 
     async def list(self, query: Listing) -> PageList:
         response = await self._store.ListPages(

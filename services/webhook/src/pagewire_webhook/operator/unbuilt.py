@@ -21,12 +21,12 @@ def operations() -> list[Operation]:
         _unbuilt("POST", "/api/rules/backtest", "Says what a rule would have answered."),
         _unbuilt("POST", "/api/archive", "Archives what was answered long ago."),
         _unbuilt("GET", "/api/events", "Streams events as they are stored."),
-        _unbuilt("GET", "/", "The console.", is_open=True),
+        _unbuilt("GET", "/", "The console."),
     ]
 
 
-def _unbuilt(method: str, path: str, summary: str, *, is_open: bool = False) -> Operation:
+def _unbuilt(method: str, path: str, summary: str) -> Operation:
     async def act(**_: str) -> NoReturn:
         raise NotYet(f"{method} {path} is not in this release", path=path)
 
-    return Operation(method, path, act, summary, {501: Error}, is_open)  # type: ignore[arg-type]
+    return Operation(method, path, act, summary, {501: Error})  # type: ignore[arg-type]
