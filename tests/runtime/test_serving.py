@@ -285,6 +285,16 @@ async def test_a_process_that_is_told_to_stop_while_it_starts_undoes_that_and_ex
     assert (output, errors) == (b"undone\n", b"")
 
 
+async def test_the_collector_is_spared_what_was_imported() -> None:
+    running = await process("import gc; print(gc.get_freeze_count() > 10_000, flush=True)")
+    assert running.stdout
+    answer = await running.stdout.readline()
+    running.terminate()
+    await running.communicate()
+
+    assert answer == b"True\n"
+
+
 async def test_wrong_settings_end_a_process_with_a_line_and_no_traceback() -> None:
     running = await process("raise SettingsError('STORE_LISTEN: must be host:port')")
     _, errors = await running.communicate()

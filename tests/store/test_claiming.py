@@ -11,6 +11,7 @@ from pagewire.store.v1.lane_service_pb2 import (
     ExtendLeasesRequest,
     LaneRef,
 )
+from pagewire.type.v1.event_pb2 import TRIGGER_MESSAGE
 from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_store.claiming import Claims
@@ -50,7 +51,8 @@ def claims(pools: Pools, waking: Waking) -> Claims:
 
 
 async def claim(claims: Claims, lanes: int = 10, **fields: Any) -> list[ClaimedLane]:
-    request = ClaimLanesRequest(owner="dispatcher-1", max_lanes=lanes, **fields)
+    fields.setdefault("owner", "dispatcher-1")
+    request = ClaimLanesRequest(max_lanes=lanes, **fields)
     return list((await claims.claim(request)).lanes)
 
 
@@ -151,6 +153,102 @@ async def test_a_lane_has_one_holder_and_the_next_has_a_higher_epoch(
     assert while_leased == []
     assert (first.ref.epoch, second.ref.epoch) == (1, 2)
     assert first.events == second.events
+
+
+async def lapse(database: Database) -> None:
+    """Every lease is over."""
+    await database.rows("update lane set lease_until = now() - interval '1 s'")
+
+
+async def test_the_death_of_a_dispatcher_counts_on_the_first_event_of_its_lane_alone(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await ingestor.ingest([delivery(message("m_1", 1), message("m_2", 2))])
+    await claim(claims, owner="dispatcher-1")
+    await lapse(database)
+
+    (lane,) = await claim(claims, owner="dispatcher-2")
+
+    assert [event.attempts for event in lane.events] == [1, 0]
+    assert await database.rows(
+        "select attempts, first_failed_at is null, last_error from event order by number"
+    ) == [(1, False, "dispatcher_died"), (0, True, None)]
+
+
+async def test_a_lease_that_ended_in_an_outage_counts_against_nobody(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1")
+    await claim(claims, owner="dispatcher-1")
+    await lapse(database)
+
+    (lane,) = await claim(claims, owner="dispatcher-1")  # it lives
+
+    assert [event.attempts for event in lane.events] == [0]
+
+
+async def test_a_lane_that_was_given_back_counts_against_nobody(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1")
+    await claim(claims, owner="dispatcher-1")
+    await database.rows("update lane set lease_owner = null, lease_until = null")
+
+    (lane,) = await claim(claims, owner="dispatcher-2")
+
+    assert [event.attempts for event in lane.events] == [0]
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["attempts = 7", "attempts = 1, first_failed_at = now() - interval '2 minutes'"],
+)
+async def test_an_event_at_which_dispatchers_die_is_parked_and_its_lane_goes_on(
+    ingestor: Ingestor, claims: Claims, database: Database, before: str
+) -> None:
+    await ingestor.ingest([delivery(message("m_1", 1), message("m_2", 2))])
+    await database.rows(f"update event set {before} where event_key = 'message:m_1'")
+    await claim(claims, owner="dispatcher-1")
+    await lapse(database)
+
+    (lane,) = await claim(claims, owner="dispatcher-2")
+
+    assert [event.event.message.mid for event in lane.events] == ["m_2"]
+    assert await database.values("select state from event order by number") == ["parked", "pending"]
+    assert await database.rows(
+        "select outcome, reason, trigger, stored_at = (select min(stored_at) from event)"
+        " from decision"
+    ) == [("failed", "evaluation_failed", TRIGGER_MESSAGE, True)]
+    assert await database.value("select pending from lane") == 1
+
+
+async def test_a_lane_whose_only_event_is_parked_is_freed(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1")
+    await database.rows("update event set attempts = 7")
+    await claim(claims, owner="dispatcher-1")
+    await lapse(database)
+
+    claimed = await claim(claims, owner="dispatcher-2")
+
+    assert claimed == []
+    assert await database.rows("select pending, lease_until from lane") == [(0, None)]
+
+
+async def test_a_death_parks_no_event_of_a_page_that_is_disconnected(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "1")
+    await database.rows("update event set attempts = 7")
+    await claim(claims, owner="dispatcher-1")
+    await lapse(database)
+    await database.disconnect_page()
+
+    await claim(claims, owner="dispatcher-2")
+
+    assert await database.values("select state from event") == ["done"]
+    assert await database.values("select reason from decision") == ["page_disconnected"]
 
 
 async def test_a_blocked_lane_is_not_claimed_before_its_time(

@@ -403,6 +403,31 @@ async def test_a_delivery_waits_for_a_lane_that_is_soon_free_and_goes_before_lat
     assert keys == ["echo:m_0", "message:m_1", "message:m_2"]
 
 
+async def test_batches_overlap_but_never_in_a_lane(pools: Pools, database: Database) -> None:
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    async def dawdle(connection: psycopg.AsyncConnection[Any], events: Any) -> None:
+        begun.set()
+        await finish.wait()
+
+    ingestor = make_ingestor(pools, bind_echoes=dawdle, patience=0)
+    first = asyncio.ensure_future(ingestor.ingest([delivery(echo("m_1"))]))
+    async with asyncio.timeout(20):
+        await begun.wait()
+        behind = asyncio.ensure_future(ingestor.ingest([delivery(message("m_2"))]))
+        (beside,) = await ingestor.ingest([delivery(message("m_3", person="beside"))])
+        waited = not behind.done()
+        finish.set()
+        results = [*await first, beside, *await behind]
+
+    assert waited
+    assert [result.state for result in results] == [DELIVERY_STATE_STORED] * 3
+    keys = await database.values(
+        "select event_key from event where lane = %s order by number", f"person:{PERSON}"
+    )
+    assert keys == ["echo:m_1", "message:m_2"]
+
+
 async def test_one_refused_delivery_does_not_sink_its_neighbours(
     ingestor: Ingestor, database: Database
 ) -> None:

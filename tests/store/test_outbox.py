@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from sqlalchemy import text
 
 from pagewire.store.v1.outbox_service_pb2 import (
     VERDICT_ACCEPTED,
@@ -857,12 +858,45 @@ async def test_a_settled_reply_wakes_who_waits_for_the_next(
     desk: Desk, service: "OutboxServiceAsyncStub", waking: Waking
 ) -> None:
     reply = await desk.answer(message())
+    await desk.receive(message("m_2"))
+    await desk.decide(matched())
     before = waking.count
     outcome = AttemptOutcome(tag=reply.tag, verdict=VERDICT_REFUSED, reason="graph_551")
 
     await service.RecordOutcomes(RecordOutcomesRequest(outcomes=[outcome]))
 
     assert waking.count == before + 1
+
+
+async def test_a_settled_reply_that_nothing_follows_wakes_nobody(
+    desk: Desk, service: "OutboxServiceAsyncStub", waking: Waking
+) -> None:
+    reply = await desk.answer(message())
+    before = waking.count
+    outcome = AttemptOutcome(tag=reply.tag, verdict=VERDICT_ACCEPTED, mid="m_ours")
+
+    await service.RecordOutcomes(RecordOutcomesRequest(outcomes=[outcome]))
+
+    assert waking.count == before
+
+
+async def test_what_is_put_in_while_its_lane_is_being_settled_is_woken_for_again(
+    desk: Desk, service: "OutboxServiceAsyncStub", waking: Waking
+) -> None:
+    reply = await desk.answer(message())
+    outcome = AttemptOutcome(tag=reply.tag, verdict=VERDICT_ACCEPTED, mid="m_ours")
+    async with desk.pools.reads.begin() as connection:  # so that settling has to wait
+        await connection.execute(text("select 1 from outbox for update"))
+        before = waking.count
+        recording = asyncio.ensure_future(
+            service.RecordOutcomes(RecordOutcomesRequest(outcomes=[outcome]))
+        )
+        while not await desk.rows.query("select 1 from pg_locks where not granted"):
+            await asyncio.sleep(0.01)
+        waking.wake()  # as for what is put in now
+    await recording
+
+    assert waking.count == before + 2
 
 
 async def test_looks_go_over_the_wire(desk: Desk, service: "OutboxServiceAsyncStub") -> None:

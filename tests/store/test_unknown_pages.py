@@ -112,3 +112,18 @@ async def test_a_held_lane_is_left_for_the_next_sweep(
     afterwards = await sweep(pools).read_in()
 
     assert (while_held, afterwards) == (1, 1)
+
+
+async def test_an_overheard_event_that_comes_live_before_it_is_read_in_is_pending_and_shown(
+    ingestor: Ingestor, pools: Pools, database: Database
+) -> None:
+    await ingestor.ingest([delivery(message(page_id=OTHER_PAGE, source=SOURCE_STANDBY))])
+    await database.connect_page(OTHER_PAGE)
+
+    await ingestor.ingest([delivery(message(page_id=OTHER_PAGE))])
+    await sweep(pools).read_in()
+
+    assert await database.values("select state from event") == ["pending"]
+    assert await database.values("select pending from lane") == [1]
+    assert await database.values("select text from message") == ["hello"]
+    assert await database.value("select count(*) from decision") == 0

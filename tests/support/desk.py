@@ -330,7 +330,8 @@ async def desk(module_database_url: str) -> AsyncIterator[Desk]:
     """An emptied store with one connected page of Messenger."""
     pools = open_pools(module_database_url, 13)
     rows = Rows(pools.upkeep)
-    await rows.query("; ".join(f"delete from {table}" for table in reversed(TABLES)))
+    for table in reversed(TABLES):
+        await rows.query(f"delete from {table}")
     await rows.add_page(PAGE)
     yield Desk(pools, rows)
     await pools.dispose()

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -33,7 +34,14 @@ from pagewire_runtime.errors import InvalidArgument, Kind, Refusal, Unavailable,
 from pagewire_webhook.dispatcher import Dispatcher, Pace
 
 RECEIVED = Timestamp(seconds=1_700_000_000)
-USUAL = Pace()
+
+
+def pace(**values: Any) -> Pace:
+    """One whose last claim, which nothing here would answer, is not waited for."""
+    return Pace(claim_ends_seconds=0, **values)
+
+
+USUAL = pace()
 
 
 def a_lane(name: str, *events: str, epoch: int = 1) -> ClaimedLane:
@@ -66,11 +74,14 @@ class FakeStore:
         self.commit_failures: list[Refusal] = []
         self.extend_failures: list[Refusal] = []
         self.lost: list[LaneRef] = []
+        self.refused: dict[str, Refusal] = {}
+        self.claimed = asyncio.Event()
         self.state = CommitState.COMMIT_STATE_COMMITTED
 
     async def ClaimLanes(self, request: ClaimLanesRequest, /) -> ClaimLanesResponse:
         self.claims += 1
         self.asked = request
+        self.claimed.set()
         if self.claim_failures:
             raise self.claim_failures.pop()
         return ClaimLanesResponse(lanes=await self.lanes.get())
@@ -84,6 +95,9 @@ class FakeStore:
     async def CommitDecisions(self, request: CommitDecisionsRequest, /) -> CommitDecisionsResponse:
         if self.commit_failures:
             raise self.commit_failures.pop()
+        for lane in request.lanes:
+            if lane.ref.lane in self.refused and lane.events:
+                raise self.refused[lane.ref.lane]
         self.commits.put_nowait(list(request.lanes))
         return CommitDecisionsResponse(
             results=[
@@ -218,7 +232,7 @@ async def test_the_store_is_told_who_claims_and_how_much(
 ) -> None:
     store.lanes.put_nowait([a_lane("page", "e1")])
 
-    async with dispatching(store, rules, Pace(lanes=5)):
+    async with dispatching(store, rules, pace(lanes=5)):
         await store.commits.get()
 
     assert (store.asked.owner, store.asked.max_lanes) == ("test", 5)
@@ -254,8 +268,9 @@ async def test_a_batch_that_is_refused_is_tried_event_by_event(
     store.lanes.put_nowait([a_lane("person:7", "e1", "e2"), a_lane("person:8", "e3")])
 
     async with dispatching(store, rules):
-        failing, other = await store.commits.get()
+        lanes = [await store.commits.get(), await store.commits.get()]
 
+    (other,), (failing,) = sorted(lanes, key=lambda lane: len(lane[0].events))
     assert [len(request) for request in rules.requests] == [3, 1, 1, 1]
     assert [event.WhichOneof("result") for event in failing.events] == ["evaluation", "failure"]
     assert failing.events[1].failure == "invalid_argument"
@@ -269,9 +284,9 @@ async def test_an_answer_with_too_few_evaluations_costs_no_neighbour(
     store.lanes.put_nowait([a_lane("person:7", "e1"), a_lane("person:8", "e2")])
 
     async with dispatching(store, rules):
-        one, other = await store.commits.get()
+        lanes = [await store.commits.get(), await store.commits.get()]
 
-    assert rule_ids(one) + rule_ids(other) == ["for e1", "for e2"]
+    assert sorted(rule_ids(lane) for (lane,) in lanes) == [["for e1"], ["for e2"]]
 
 
 async def test_rules_that_are_away_count_against_no_event(
@@ -299,6 +314,68 @@ async def test_rules_that_go_away_amid_single_tries_count_against_no_event(
     assert rule_ids(lane) == ["for e1", "for e2"]
 
 
+async def test_an_event_that_rules_never_answer_for_delays_its_own_lane_alone(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    def breaks_rules(item: EventToEvaluate) -> Evaluation:
+        if item.event.key == "e2":
+            raise Unavailable("rules")
+        return _answer(item)
+
+    rules.answer = breaks_rules
+    store.lanes.put_nowait([a_lane("person:7", "e1"), a_lane("person:8", "e2", "e3")])
+    store.lanes.put_nowait([a_lane("person:9", "e4")])
+
+    async with dispatching(store, rules, pace(batches=2)):
+        answered = [await store.commits.get(), await store.commits.get()]
+        rules.answer = _answer
+        (late,) = await store.commits.get()
+
+    assert sorted(rule_ids(lane) for (lane,) in answered) == [["for e1"], ["for e4"]]
+    assert rule_ids(late) == ["for e2", "for e3"]
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.UNAUTHENTICATED, Kind.FORBIDDEN, Kind.UNIMPLEMENTED, Kind.EXHAUSTED]
+)
+async def test_rules_that_refuse_the_caller_count_against_no_event(
+    store: FakeStore, rules: FakeRules, kind: Kind
+) -> None:
+    rules.failures = [refusal_from(kind, kind.name, "not you") for _ in range(3)]
+    store.lanes.put_nowait([a_lane("person:7", "e1", "e2")])
+
+    async with dispatching(store, rules):
+        (lane,) = await store.commits.get()
+
+    assert rule_ids(lane) == ["for e1", "for e2"]
+
+
+async def test_a_lane_that_the_store_will_not_commit_costs_its_neighbours_nothing(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    store.refused["person:7"] = InvalidArgument("lanes.events", "must be the first pending ones")
+    store.lanes.put_nowait([a_lane("person:7", "e1"), a_lane("person:8", "e2")])
+
+    async with dispatching(store, rules):
+        (lane,) = await store.commits.get()
+
+    assert rule_ids(lane) == ["for e2"]
+
+
+async def test_a_lane_whose_commit_is_never_answered_delays_itself_alone(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    store.refused["person:7"] = Unavailable("PostgreSQL")
+    store.lanes.put_nowait([a_lane("person:7", "e1"), a_lane("person:8", "e2")])
+
+    async with dispatching(store, rules):
+        (lane,) = await store.commits.get()
+        store.refused.clear()
+        (late,) = await store.commits.get()
+
+    assert (rule_ids(lane), rule_ids(late)) == (["for e2"], ["for e1"])
+
+
 async def test_a_commit_that_is_not_answered_is_repeated(
     store: FakeStore, rules: FakeRules
 ) -> None:
@@ -322,6 +399,37 @@ async def test_a_claim_that_is_not_answered_is_repeated(store: FakeStore, rules:
     assert rule_ids(lane) == ["for e1"]
 
 
+@pytest.mark.parametrize("kind", [Kind.INTERNAL, Kind.EXHAUSTED, Kind.UNAUTHENTICATED])
+async def test_a_claim_that_is_refused_ends_no_dispatcher(
+    store: FakeStore, rules: FakeRules, kind: Kind
+) -> None:
+    store.claim_failures = [refusal_from(kind, kind.name, "broken")]
+    store.lanes.put_nowait([a_lane("person:7", "e1")])
+
+    async with dispatching(store, rules):
+        (lane,) = await store.commits.get()
+
+    assert rule_ids(lane) == ["for e1"]
+
+
+async def test_lanes_that_a_claim_hands_over_while_the_dispatcher_stops_are_freed(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    async with dispatching(store, rules, Pace(claim_ends_seconds=5)) as task:
+        await store.claimed.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        store.lanes.put_nowait([a_lane("person:7", "e1")])
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        lanes = store.commits.get_nowait()
+
+    assert lanes == [
+        LaneDecisions(ref=LaneRef(page_id="1", lane="person:7", epoch=1), release=True)
+    ]
+
+
 async def test_a_claim_without_lanes_is_followed_by_another(
     store: FakeStore, rules: FakeRules
 ) -> None:
@@ -341,7 +449,7 @@ async def test_a_commit_that_is_refused_costs_its_lanes_and_nothing_else(
     store.lanes.put_nowait([a_lane("person:7", "e1")])
     store.lanes.put_nowait([a_lane("person:8", "e2")])
 
-    async with dispatching(store, rules, Pace(batches=1)):
+    async with dispatching(store, rules, pace(batches=1)):
         (lane,) = await store.commits.get()
 
     assert lane.ref.lane == "person:8"
@@ -386,7 +494,7 @@ async def test_lanes_are_held_as_long_as_they_are_worked_on_and_no_longer(
     store.lanes.put_nowait([a_lane("person:7", "e1")])
     store.lanes.put_nowait([a_lane("person:8", "e2", epoch=4)])
 
-    async with dispatching(store, rules, Pace(heartbeat_seconds=0.01)):
+    async with dispatching(store, rules, pace(heartbeat_seconds=0.01)):
         await rules.called.get()
         await rules.called.get()
         held = [await store.extended.get() for _ in range(3)][-1]
@@ -412,7 +520,7 @@ async def test_a_heartbeat_that_fails_is_followed_by_the_next(
     store.extend_failures = [Unavailable("store"), Unavailable("store")]
     store.lanes.put_nowait([a_lane("person:7", "e1")])
 
-    async with dispatching(store, rules, Pace(heartbeat_seconds=0.01)):
+    async with dispatching(store, rules, pace(heartbeat_seconds=0.01)):
         beats = [await store.extended.get() for _ in range(3)]
 
     assert beats == [[LaneRef(page_id="1", lane="person:7", epoch=1)]] * 3
@@ -425,7 +533,7 @@ async def test_a_lane_that_another_has_claimed_is_not_held_any_longer(
     store.lost = [LaneRef(page_id="1", lane="person:7", epoch=1)]
     store.lanes.put_nowait([a_lane("person:7", "e1"), a_lane("person:8", "e2")])
 
-    async with dispatching(store, rules, Pace(heartbeat_seconds=0.01)):
+    async with dispatching(store, rules, pace(heartbeat_seconds=0.01)):
         first, second = await store.extended.get(), await store.extended.get()
 
     assert [ref.lane for ref in first] == ["person:7", "person:8"]
@@ -449,7 +557,7 @@ async def test_a_lane_claimed_again_is_held_under_its_new_epoch(
     store.lanes.put_nowait([a_lane("person:7", "e1", epoch=1)])
     store.lanes.put_nowait([a_lane("person:7", "e1", epoch=2)])
 
-    async with dispatching(store, rules, Pace(heartbeat_seconds=0.01)):
+    async with dispatching(store, rules, pace(heartbeat_seconds=0.01)):
         await rules.called.get()
         await rules.called.get()
         gates[0].set()  # the stale claim ends first
@@ -469,7 +577,7 @@ async def test_a_commit_that_is_fenced_is_not_repeated_and_the_dispatcher_goes_o
     store.lanes.put_nowait([a_lane("person:7", "e1")])
     store.lanes.put_nowait([a_lane("person:8", "e2")])
 
-    async with dispatching(store, rules, Pace(batches=1)):
+    async with dispatching(store, rules, pace(batches=1)):
         (first,), (second,) = await store.commits.get(), await store.commits.get()
 
     assert (first.ref.lane, second.ref.lane) == ("person:7", "person:8")
@@ -483,7 +591,7 @@ async def test_several_batches_are_decided_at_once_but_no_more_than_the_pace_all
     for number in range(4):
         store.lanes.put_nowait([a_lane(f"person:{number}", f"e{number}")])
 
-    async with dispatching(store, rules, Pace(batches=2)):
+    async with dispatching(store, rules, pace(batches=2)):
         await rules.called.get()
         await rules.called.get()
         for _ in range(10):
@@ -500,7 +608,7 @@ async def test_a_slow_batch_holds_up_no_other(store: FakeStore, rules: FakeRules
     rules.gate.clear()
     store.lanes.put_nowait([a_lane("person:1", "e1")])
 
-    async with dispatching(store, rules, Pace(batches=2)):
+    async with dispatching(store, rules, pace(batches=2)):
         await rules.called.get()
         slow, rules.gate = rules.gate, asyncio.Event()
         rules.gate.set()

@@ -5,6 +5,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pagewire.store.v1.ingest_service_pb2 import (
     Delivery,
@@ -17,6 +19,7 @@ from pagewire.type.v1.event_pb2 import Event
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal, Unavailable, refusal_from
 from pagewire_webhook.deliveries import new_delivery_id
 from pagewire_webhook.ingesting import Ingesting, NotStored
+from pagewire_webhook.wire import framed
 
 STORED = DeliveryState.DELIVERY_STATE_STORED
 BUSY = DeliveryState.DELIVERY_STATE_BUSY
@@ -355,6 +358,16 @@ async def test_nothing_is_left_waiting_when_callers_go(
     store.held = set()
     assert (await ingesting.store(delivery("d", "person:1", "page"))).state == STORED
     assert store.stored == ["d"]
+
+
+@given(st.lists(st.binary(max_size=300) | st.sampled_from([127, 128, 2**14, 2**21]).map(bytes)))
+def test_framed_deliveries_one_behind_another_are_the_request(bodies: list[bytes]) -> None:
+    deliveries = [delivery(str(at), "page", body=body) for at, body in enumerate(bodies)]
+
+    request = b"".join(map(framed, deliveries))
+
+    assert IngestRequest.FromString(request) == IngestRequest(deliveries=deliveries)
+    assert request == IngestRequest(deliveries=deliveries).SerializeToString()
 
 
 def test_a_delivery_id_is_a_uuid_of_version_7_in_order_of_time() -> None:

@@ -34,7 +34,7 @@ from pagewire.store.v1.lane_service_pb2 import (
     LaneResult,
 )
 from pagewire.store.v1.page_service_pb2 import ListPagesRequest
-from pagewire_webhook.main import arguments, working
+from pagewire_webhook.main import arguments, new_owner, working
 from pagewire_webhook.settings import Settings
 from tests.support.upstreams import KEYS, SERVICE_TOKENS, Upstream
 
@@ -316,3 +316,7 @@ async def test_a_failure_of_the_block_passes_as_it_is() -> None:
 
 async def wait_for(event: asyncio.Event) -> None:
     await event.wait()
+
+
+def test_a_dispatcher_that_is_started_again_has_another_name() -> None:
+    assert new_owner() != new_owner()

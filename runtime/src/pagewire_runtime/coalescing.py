@@ -54,6 +54,7 @@ class Coalescer(Generic[T, R]):
         self._queued_bytes = 0
         self._flushers: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def submit(self, item: T) -> R:
         """The item's own result, or its own exception.
@@ -62,7 +63,8 @@ class Coalescer(Generic[T, R]):
         cancelled, an item still queued is dropped; one being flushed may be done nevertheless.
         """
         self._admit(size := self._size(item))
-        loop = asyncio.get_running_loop()
+        # Asked for once: it is a system call each time.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
         self._queue.append((item, size, answer))
         self._queued_bytes += size

@@ -28,26 +28,37 @@ from pagewire_store.database import driver, in_transaction
 from pagewire_store.ids import event_id
 from pagewire_store.ingest import Driver
 from pagewire_store.polling import at_most, claimed
+from pagewire_store.takeovers import count_deaths
+from pagewire_store.trips import BEGIN, COMMIT, Statement, trip
 from pagewire_store.waking import Waking
+
+MICROSECOND = timedelta(microseconds=1)
 
 DEFAULT_EVENTS = 10
 MAX_EVENTS = 100
 
-# Leases due lanes, the longest waiting first. The database's clock alone says what is due.
-_LEASE = """
+# Leases due lanes, the longest waiting first. The database's clock alone says what is due. A lane
+# whose lease has ended by itself is deserted: its holder died. One who lives, and could not reach
+# us for so long, claims it again itself.
+_LEASE = Statement(
+    """
     with due as (
-        select page_id, lane from lane
+        select page_id, lane, lease_until is not null and lease_owner <> $2 as deserted
+        from lane
         where pending > 0
             and (lease_until is null or lease_until <= now())
             and (blocked_until is null or blocked_until <= now())
-        order by pending_since limit %s for update skip locked),
+        order by pending_since limit $1 for update skip locked),
     leased as (
         update lane l set
-            epoch = l.epoch + 1, lease_owner = %s, lease_until = clock_timestamp() + %s
+            epoch = l.epoch + 1, lease_owner = $2,
+            lease_until = clock_timestamp() + $3 * interval '1 microsecond'
         from due where l.page_id = due.page_id and l.lane = due.lane
-        returning l.page_id, l.lane, l.epoch, l.pending_since)
-    select page_id, lane, epoch from leased order by pending_since, page_id, lane
-"""
+        returning l.page_id, l.lane, l.epoch, due.deserted, l.pending_since)
+    select page_id, lane, epoch, deserted from leased order by pending_since, page_id, lane
+    """,
+    [BIGINT.element_oid, TEXT.element_oid, BIGINT.element_oid],
+)
 
 # The first pending events of lanes, with the name of the person where the conversation has it.
 _FIRST_EVENTS = Bulk(
@@ -79,9 +90,15 @@ _PAGES = Bulk(
 # Ends the pending events of lanes whose page is no longer connected.
 _END = Bulk(
     """
-    with ended as (
-        update event e set state = 'done' from {rows}
-        where e.page_id = n.page_id and e.lane = n.lane and e.state = 'pending'
+    with ending as (
+        select e.page_id, e.event_key
+        from {rows} cross join lateral (
+            select p.page_id, p.event_key from event p
+            where p.page_id = n.page_id and p.lane = n.lane and p.state = 'pending'
+            offset 0) e),
+    ended as (
+        update event e set state = 'done' from ending
+        where e.page_id = ending.page_id and e.event_key = ending.event_key
         returning e.*)
     insert into decision (
         page_id, event_id, trigger, outcome, reason, verdicts, book_version, received_at,
@@ -111,16 +128,17 @@ _FREE = Bulk(
 _EXTEND = Bulk(
     """
     with held as (
-        select l.page_id, l.lane
+        select l.page_id, l.lane, n.lease
         from {rows} join lane l on l.page_id = n.page_id and l.lane = n.lane
         where l.epoch = n.epoch and l.lease_until is not null
         order by l.page_id, l.lane for update of l)
-    update lane l set lease_until = clock_timestamp() + %b
+    update lane l set lease_until = clock_timestamp() + held.lease * interval '1 microsecond'
     from held where l.page_id = held.page_id and l.lane = held.lane
     """,
     page_id=TEXT,
     lane=TEXT,
     epoch=BIGINT,
+    lease=BIGINT,
 )
 
 # Which lanes have another epoch by now, and so another claim.
@@ -140,6 +158,7 @@ class _Lease(NamedTuple):
     page_id: str
     lane: str
     epoch: int
+    deserted: bool
 
 
 class _Page(NamedTuple):
@@ -185,9 +204,11 @@ class Claims:
             return ExtendLeasesResponse()
 
         async def work(connection: AsyncConnection) -> list[tuple[str, str, int]]:
-            raw = await driver(connection)
-            await _EXTEND.run(raw, lanes, self._lease)
-            return await (await _LOST.run(raw, lanes)).fetchall()
+            prolonged = [(*lane, self._lease // MICROSECOND) for lane in lanes]
+            answers = await trip(
+                await driver(connection), BEGIN, _EXTEND.over(prolonged), _LOST.over(lanes), COMMIT
+            )
+            return answers[2].rows
 
         lost = await in_transaction(self._engine, work)
         return ExtendLeasesResponse(
@@ -207,27 +228,32 @@ class Claims:
         self, connection: Driver, request: ClaimLanesRequest
     ) -> tuple[list[ClaimedLane], bool]:
         most = at_most("max_lanes", request.max_lanes)
-        found = await connection.execute(_LEASE, (most, request.owner, self._lease))
-        leases = [_Lease(*row) for row in await found.fetchall()]
+        lease = _LEASE.said(
+            most.to_bytes(8), request.owner.encode(), (self._lease // MICROSECOND).to_bytes(8)
+        )
+        _, leased = await trip(connection, BEGIN, lease)
+        leases = [_Lease(*row) for row in leased.rows]
         if not leases:
             return [], False
+        await count_deaths(connection, [lease[:2] for lease in leases if lease.deserted])
         max_events = min(request.max_events or DEFAULT_EVENTS, MAX_EVENTS)
-        async with connection.pipeline():
-            found_pages = await _PAGES.run(connection, [(p,) for p in {x.page_id for x in leases}])
-            found_events = await _FIRST_EVENTS.run(
-                connection, [(lease.page_id, lease.lane, max_events) for lease in leases]
-            )
-        pages = {row[0]: _Page(*row) for row in await found_pages.fetchall()}
+        found_pages, found_events = await trip(
+            connection,
+            _PAGES.over([(page_id,) for page_id in {x.page_id for x in leases}]),
+            _FIRST_EVENTS.over([(lease.page_id, lease.lane, max_events) for lease in leases]),
+        )
+        pages = {row[0]: _Page(*row) for row in found_pages.rows}
         events: dict[Lane, list[_Pending]] = defaultdict(list)
-        for row in await found_events.fetchall():
-            events[row[:2]].append(_Pending(*row))
+        for row in found_events.rows:
+            pending = _Pending(*row)
+            events[pending.page_id, pending.lane].append(pending)
 
         ended = [x for x in leases if x.page_id not in pages]
         idle = [x for x in leases if x.page_id in pages and x[:2] not in events]
-        if ended:
-            await _END.run(connection, [lease[:2] for lease in ended])
+        said = [_END.over([lease[:2] for lease in ended])] if ended else []
         if ended or idle:
-            await _FREE.run(connection, [lease[:2] for lease in (*ended, *idle)])
+            said.append(_FREE.over([lease[:2] for lease in (*ended, *idle)]))
+        await trip(connection, *said, COMMIT)
         return [
             _claimed_lane(lease, pages[lease.page_id], events[lease[:2]])
             for lease in leases

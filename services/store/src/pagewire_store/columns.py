@@ -138,6 +138,11 @@ class Bulk:
             _unnested(sql, columns, numbered), [column.array_oid for column in self._columns]
         )
 
+    @property
+    def sql(self) -> str:
+        """The statement as it is prepared, an array a column."""
+        return self._statement.sql.decode()
+
     def over(self, rows: Sequence[Sequence[Any]]) -> Said:
         """The statement about at least one row, to go along on a trip."""
         values = zip(*rows, strict=True)

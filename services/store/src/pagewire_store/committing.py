@@ -124,9 +124,11 @@ _FACTS = Bulk(
     comment_id=TEXT,
 )
 
+# And fresh numbers for the replies of a lane.
 _RATES = Bulk(
     f"""
-    select n.page_id, n.lane, (
+    select n.page_id, n.lane,
+        array(select nextval('reply_number') from generate_series(1, n.actions)) as numbers, (
         select count(*) from (
             select o.origin, o.kind, o.created_at from outbox o
             where o.page_id = n.page_id and o.lane = n.lane
@@ -139,6 +141,7 @@ _RATES = Bulk(
     """,  # noqa: S608  # a constant
     page_id=TEXT,
     lane=TEXT,
+    actions=INT,
 )
 
 _DECIDE = Bulk(
@@ -233,10 +236,6 @@ _END_LANES = Bulk(
 )
 
 
-_NUMBERS = Bulk(
-    "select nextval('reply_number') as number from {rows}, generate_series(1, n.count)", count=INT
-)
-
 _WORD = re.compile(r"[a-z0-9_.]{1,64}")
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -251,6 +250,8 @@ class _Lane:
     last_ordinal: int = 0
     sent: int = 0
     """Automatic replies of the last minute."""
+    numbers: Iterator[int] = field(default_factory=lambda: iter(()))
+    """For new replies: enough for all that may be made."""
     ended: int = 0
     blocked_until: datetime | None = None
     answers: dict[int, Decision] = field(default_factory=dict)
@@ -259,6 +260,12 @@ class _Lane:
     @property
     def key(self) -> LaneKey:
         return self.asked.ref.page_id, self.asked.ref.lane
+
+    @property
+    def actions(self) -> int:
+        """How many replies there are if every candidate fires."""
+        candidates = (one for d in self.events.values() for one in d.evaluation.candidates)
+        return sum(len(one.actions) for one in candidates)
 
     def result(self) -> LaneResult:
         if self.fenced:
@@ -360,28 +367,36 @@ def _named_events(asked: LaneDecisions) -> dict[int, EventDecision]:
 async def _commit(connection: Connection, lanes: list[_Lane], cap: int) -> _Committed:
     if not lanes:
         return _Committed(CommitDecisionsResponse(), replies=False, waiting=False)
-    locked, decided, pending = await _look(connection, lanes)
-    held = _hold(lanes, locked, decided)
+    locked, pending = await _look(connection, lanes)
+    held = _hold(lanes, locked, await _repeated(connection, lanes, pending))
     cases = _cases(held, pending)
-    numbers = await _weigh(connection, cases)
-    writes = await _decide(connection, cases, numbers, cap)
+    await _weigh(connection, cases)
+    writes = await _decide(connection, cases, cap)
     waiting = await _write(connection, held, writes) if held else False
     response = CommitDecisionsResponse(results=[lane.result() for lane in lanes])
     return _Committed(response, replies=bool(writes.outbox), waiting=waiting)
 
 
-async def _look(
-    connection: Connection, lanes: Sequence[_Lane]
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """Locks the lanes, then reads what was decided before and what is pending."""
-    named = [(lane.key[0], number) for lane in lanes for number in lane.events]
-    locked, decided, pending = await _together(
+async def _look(connection: Connection, lanes: Sequence[_Lane]) -> tuple[list[Any], list[Any]]:
+    """Locks the lanes, then reads what is pending."""
+    locked, pending = await _together(
         connection,
         (_LOCK, sorted(lane.key for lane in lanes)),
-        (_DECIDED, named),
         (_PENDING, [(*lane.key, len(lane.events)) for lane in lanes if lane.events]),
     )
-    return locked, decided, pending
+    return locked, pending
+
+
+async def _repeated(
+    connection: Connection, lanes: Sequence[_Lane], pending: Iterable[Any]
+) -> list[Any]:
+    """The decisions there are of the events named; one that is pending has none."""
+    undecided = {(row.page_id, row.event_id) for row in pending}
+    named = {(lane.key[0], number) for lane in lanes for number in lane.events}
+    if named <= undecided:
+        return []
+    (decided,) = await _together(connection, (_DECIDED, sorted(named - undecided)))
+    return decided
 
 
 def _hold(lanes: Sequence[_Lane], locked: Sequence[Any], decided: Sequence[Any]) -> list[_Lane]:
@@ -418,24 +433,19 @@ def _cases(held: Sequence[_Lane], pending: Iterable[Any]) -> list[_Case]:
     return cases
 
 
-async def _weigh(connection: Connection, cases: Sequence[_Case]) -> Iterator[int]:
-    """Loads the facts, and has the pure part say what bars each event and what firing takes.
-
-    Returns fresh numbers, enough for all replies.
-    """
+async def _weigh(connection: Connection, cases: Sequence[_Case]) -> None:
+    """Loads the facts, and has the pure part say what bars each event and what firing takes."""
     lanes = {c.lane.key: c.lane for c in cases if c.decision.evaluation.candidates}
-    actions = sum(len(one.actions) for c in cases for one in c.decision.evaluation.candidates)
-    facts, rates, numbers = await _together(
+    facts, rates = await _together(
         connection,
         (_FACTS, [_sought(case) for case in cases]),
-        (_RATES, list(lanes)),
-        (_NUMBERS, [(actions,)] if actions else []),
+        (_RATES, [(*key, lane.actions) for key, lane in lanes.items()]),
     )
     for row in rates:
-        lanes[row.page_id, row.lane].sent = row.sent
+        lane = lanes[row.page_id, row.lane]
+        lane.sent, lane.numbers = row.sent, iter(row.numbers)
     for row in facts:
         _plan(cases[row.ord - 1], row)
-    return iter([row.number for row in numbers])
 
 
 def _plan(case: _Case, known: Any) -> None:
@@ -461,9 +471,7 @@ def _sought(case: _Case) -> tuple[Any, ...]:
     return (event.page_id, event.person_id, comment, mid, comment_id)
 
 
-async def _decide(
-    connection: Connection, cases: Sequence[_Case], numbers: Iterator[int], cap: int
-) -> _Writes:
+async def _decide(connection: Connection, cases: Sequence[_Case], cap: int) -> _Writes:
     writes = _Writes()
     for case in cases:
         if case.lane.blocked_until is not None:
@@ -473,7 +481,7 @@ async def _decide(
         elif case.bar is not None:
             _end(case, writes, case.bar.outcome, case.bar.reason, [])
         else:
-            await _choose(connection, case, numbers, cap, writes)
+            await _choose(connection, case, cap, writes)
     return writes
 
 
@@ -491,9 +499,7 @@ def _fail(case: _Case, writes: _Writes) -> None:
     writes.events.append(_event_row(case, "pending", failures, first))
 
 
-async def _choose(
-    connection: Connection, case: _Case, numbers: Iterator[int], cap: int, writes: _Writes
-) -> None:
+async def _choose(connection: Connection, case: _Case, cap: int, writes: _Writes) -> None:
     """Fires the first candidate whose marks can be had, and those behind it that it lets."""
     verdicts, replies, done = [], [], False
     for plan in case.plans:
@@ -502,7 +508,7 @@ async def _choose(
         elif plan.sending and case.lane.sent + plan.sending > cap:
             reason = "rate_capped"
         else:
-            drawn = [(number, reply) for reply, number in zip(plan.replies, numbers, strict=False)]
+            drawn = [(next(case.lane.numbers), reply) for reply in plan.replies]
             reason = plan.refusal or await _mark(connection, case, plan, drawn) or "fired"
             if reason == "fired":
                 done = not plan.candidate.continues

@@ -17,8 +17,9 @@ from pagewire_runtime.errors import Unavailable
 T = TypeVar("T")
 
 # What a repeat may mend: serialisation failure, deadlock, connection trouble, a server that starts,
-# stops, or lets nobody in, and a primary that has just become read-only.
-REPEATABLE = ("40001", "40P01", "08", "57P0", "53300", "25006")
+# stops, or lets nobody in, a primary that has just become read-only, and a prepared statement that
+# is there no more.
+REPEATABLE = ("40001", "40P01", "08", "57P0", "53300", "25006", "26000")
 ATTEMPTS = 3
 
 # What took as long as it may: a lock, a statement, an idle transaction. The caller has no time left
@@ -27,8 +28,8 @@ TOO_SLOW = ("55P03", "57014", "25P03")
 
 
 # Where every statement finds its rows by their keys, a plan that reads a table whole is wrong, yet
-# the planner makes such ones while a table that grows has no statistics. A plan that is kept would
-# keep the index that was as good as any while the table was empty, so each is made when it is used.
+# the planner makes such ones while a table that grows has no statistics. Plans are made once and
+# kept, whatever the values: making one takes longer than most of these statements do.
 BY_KEY = (
     " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
     " -c plan_cache_mode=force_generic_plan"
@@ -83,7 +84,7 @@ def _engine(
             "options": options,
             "connect_timeout": 2,
             "application_name": "pagewire",
-            "prepare_threshold": 0,
+            "prepare_threshold": 0,  # at first use: else the first five would be planned each
         },
     )
 

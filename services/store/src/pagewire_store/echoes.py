@@ -26,11 +26,12 @@ BEFORE_ATTEMPT = timedelta(seconds=5)
 
 _echoes = metrics.counter("pagewire_echoes_total", "Echoes, by whose they are.", ["whose"])
 
-# Replies that have the mid already: their answer came first.
+# Replies that have the mid already: their answer came first. `limit`: one by one, by the index.
 _BY_MID = """
-select o.page_id, o.mid, o.reply_id
+select n.page_id, n.mid, o.reply_id
 from unnest(%(pages)s::text[], %(mids)s::text[]) as n (page_id, mid)
-join outbox o on o.page_id = n.page_id and o.mid = n.mid
+cross join lateral (
+    select reply_id from outbox o where o.page_id = n.page_id and o.mid = n.mid limit 1) o
 """
 
 _JOIN_MESSAGE = """
@@ -95,9 +96,7 @@ async def bind(connection: Connection, events: Sequence[Event], *, person_pause:
         else:
             written.append(event)
     await _pause(connection, written, person_pause)
-    await settling.settle(
-        connection, endings, person_pause=person_pause, known=tagged.values()
-    )
+    await settling.settle(connection, endings, person_pause=person_pause, known=tagged.values())
 
 
 async def bind_comments(

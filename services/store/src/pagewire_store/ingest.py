@@ -43,6 +43,8 @@ PATIENCE = 0.08
 """Seconds that a delivery waits for a lane that another transaction holds."""
 PAUSE = 0.005
 """Seconds between two looks at such a lane."""
+FLUSHERS = 2
+"""Batches at a time: while PostgreSQL works on one, another is made ready. They share no lane."""
 NEW_LANE_TIMEOUT = "100ms"
 STUCK_LANE_TIMEOUT = "10ms"
 
@@ -65,9 +67,18 @@ _flush_seconds = metrics.histogram("pagewire_ingest_flush_seconds", "A batch, un
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Nothing was stored, since others hold these lanes."""
+    """Nothing was stored, since others hold these lanes: own batches, until `until` is set."""
 
     lanes: frozenset[Lane]
+    until: asyncio.Event | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A batch on its way."""
+
+    lanes: frozenset[Lane]
+    landed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(slots=True)
@@ -108,8 +119,10 @@ class Ingestor:
         self._patience = patience
         self._places = count()
         self._waiting: dict[int, frozenset[Lane]] = {}
+        self._flights: list[_Flight] = []
         self._batches: Coalescer[Parcel, DeliveryResult | Held] = Coalescer(
             self._flush,
+            flushers=FLUSHERS,
             max_items=MAX_DELIVERIES,
             max_bytes=MAX_BYTES,
             max_queued_bytes=MAX_QUEUED_BYTES,
@@ -146,14 +159,39 @@ class Ingestor:
         loop = asyncio.get_running_loop()
         patient_until = loop.time() + self._patience
         while isinstance(outcome := await self._batches.submit(waiting), Held):
-            if loop.time() >= patient_until:
+            if outcome.until is None and loop.time() >= patient_until:
                 lanes = ["/".join(lane) for lane in sorted(outcome.lanes)]
                 return DeliveryResult(state=DELIVERY_STATE_BUSY, busy_lanes=lanes)
             self._waiting[waiting.place] = outcome.lanes
-            await asyncio.sleep(PAUSE)
+            await (outcome.until.wait() if outcome.until else asyncio.sleep(PAUSE))
         return outcome
 
     async def _flush(self, batch: list[Parcel]) -> list[DeliveryResult | Held]:
+        """Stores what shares no lane with a batch that is on its way already."""
+        stays = self._behind_flights(batch)
+        free = [waiting for waiting in batch if waiting.place not in stays]
+        if not free:
+            return list(stays.values())
+        flight = _Flight(frozenset(lane for waiting in free for lane in waiting.lanes))
+        self._flights.append(flight)
+        try:
+            results = await self._committed(free)
+        finally:
+            self._flights.remove(flight)
+            flight.landed.set()
+        stored = iter(results)
+        return [stays.get(waiting.place) or next(stored) for waiting in batch]
+
+    def _behind_flights(self, batch: list[Parcel]) -> dict[int, Held]:
+        stays = {}
+        for waiting in batch:
+            for flight in self._flights:
+                if lanes := waiting.lanes & flight.lanes:
+                    stays[waiting.place] = Held(lanes, flight.landed)
+                    self._waiting[waiting.place] = lanes  # from now on: later ones come after it
+        return stays
+
+    async def _committed(self, batch: list[Parcel]) -> list[DeliveryResult | Held]:
         async def work(connection: AsyncConnection) -> tuple[list[DeliveryResult | Held], bool]:
             try:
                 return await self._store(await driver(connection), batch)
@@ -214,14 +252,16 @@ class Ingestor:
             and arrival.key[0] in seen.connected
             and seen.sources.get(arrival.key) == SOURCE_STANDBY
         ]
-        awakened = await _make_live(connection, late) if late else set()
+        awakened = await _make_live(connection, late) if late else {}
         readable = [arrival for _, arrival in fresh if arrival.key[0] in seen.connected]
         pending = [arrival for arrival in readable if arrival.answerable]
         pending += [arrival for _, arrival in late if arrival.key in awakened]
 
-        rows = project(arrival.event for arrival in readable)
+        unread = [arrival for _, arrival in late if awakened.get(arrival.key)]
+        rows = project(arrival.event for arrival in (*readable, *unread))
+        bodies = sorted(_body_row(waiting) for waiting in batch)  # as two that share some must do
         said = [
-            statements.NEW_DELIVERIES.over([_body_row(waiting) for waiting in batch]),
+            statements.NEW_DELIVERIES.over(bodies),
             *_said(statements.NEW_EVENTS, [_event_row(*pair, seen.connected) for pair in fresh]),
             *projecting.said(rows),
             *_said(statements.DECLINED, _declined(readable)),
@@ -367,7 +407,8 @@ def _event_row(waiting: Parcel, arrival: Arrival, connected: set[str]) -> tuple[
     )
 
 
-async def _make_live(connection: Driver, late: Iterable[tuple[Parcel, Arrival]]) -> set[Key]:
+async def _make_live(connection: Driver, late: Iterable[tuple[Parcel, Arrival]]) -> dict[Key, bool]:
+    """Which became live, and whether they were still to be read in."""
     rows = [
         (
             *arrival.key,
@@ -382,7 +423,7 @@ async def _make_live(connection: Driver, late: Iterable[tuple[Parcel, Arrival]])
         for waiting, arrival in late
     ]
     (live,) = await trip(connection, statements.LIVE_EVENTS.over(rows))
-    return set(live.rows)
+    return {(page_id, event_key): unread for page_id, event_key, unread in live.rows}
 
 
 def _said(statement: Bulk, rows: Sequence[tuple[Any, ...]]) -> list[Said]:

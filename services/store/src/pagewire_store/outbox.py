@@ -87,7 +87,8 @@ _BESIDE = """
 
 # Page by page, so that a long queue of one page, or of a blocked one, holds up no other: `waiting`
 # walks from page to page by the index of ready rows. More are found than are locked, so that claims
-# at the same time seldom find nothing but each other's.
+# at the same time seldom find nothing but each other's; `locked` takes them one by one until it has
+# enough.
 _CLAIM = f"""
 with recursive waiting (page_id) as (
     (select page_id from outbox where state = 'ready' order by page_id limit 1)
@@ -95,7 +96,7 @@ with recursive waiting (page_id) as (
     select (select o.page_id from outbox o where o.state = 'ready' and o.page_id > w.page_id
             order by o.page_id limit 1)
     from waiting w where w.page_id is not null
-), found as (
+), found as materialized (
     select r.*
     from waiting w
     join page p on p.page_id = w.page_id and p.connected and p.state <> 'blocked'
@@ -103,17 +104,19 @@ with recursive waiting (page_id) as (
         select o.page_id, o.reply_id, o.created_at from outbox o
         where o.page_id = w.page_id and o.state = 'ready' and o.expires_at > now()
             and (o.not_before is null or o.not_before <= now())
-            and not exists (
-                select from outbox e
-                where e.page_id = o.page_id and e.lane = o.lane and e.ordinal < o.ordinal
+            and o.ordinal = (
+                select min(e.ordinal) from outbox e
+                where e.page_id = o.page_id and e.lane = o.lane
                     and e.state in ('ready', 'sending', 'uncertain'))
         order by o.created_at limit %(at_most)s * 3
     ) r
     order by r.created_at limit %(at_most)s * 3
 ), locked as materialized (
     select o.page_id, o.reply_id
-    from found f join outbox o on o.page_id = f.page_id and o.reply_id = f.reply_id
-    where o.state = 'ready' order by f.created_at limit %(at_most)s for update of o skip locked
+    from found f cross join lateral (
+        select page_id, reply_id, state from outbox
+        where page_id = f.page_id and reply_id = f.reply_id limit 1 for update skip locked) o
+    where o.state = 'ready' limit %(at_most)s
 ), due as (
     select page_id, reply_id, row_number() over () as place from locked
 ), claimed as (

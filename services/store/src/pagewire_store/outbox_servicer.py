@@ -26,6 +26,7 @@ from pagewire.store.v1.outbox_service_pb2 import (
     RecordReadBacksResponse,
 )
 from pagewire.store.v1.outbox_service_pb2_grpc import OutboxServiceServicer
+from pagewire.type.v1.reply_pb2 import ReplyState
 from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_runtime.interception import Context
 from pagewire_store import enqueuing, outbox, polling
@@ -89,14 +90,11 @@ class OutboxServicer(OutboxServiceServicer):
     async def RecordOutcomes(
         self, request: RecordOutcomesRequest, context: Context
     ) -> RecordOutcomesResponse:
-        states, freed = await _within(
-            self._pools.work,
+        states = await self._recorded(
             lambda raw: outbox.record_outcomes(
                 raw, request.outcomes, person_pause=self._person_pause
-            ),
+            )
         )
-        if freed:
-            self._waking.wake()
         return RecordOutcomesResponse(states=states)
 
     async def ClaimReadBacks(
@@ -121,15 +119,23 @@ class OutboxServicer(OutboxServiceServicer):
     async def RecordReadBacks(
         self, request: RecordReadBacksRequest, context: Context
     ) -> RecordReadBacksResponse:
-        states, freed = await _within(
-            self._pools.work,
+        states = await self._recorded(
             lambda raw: outbox.record_read_backs(
                 raw, request.results, person_pause=self._person_pause
-            ),
+            )
         )
-        if freed:
-            self._waking.wake()
         return RecordReadBacksResponse(states=states)
+
+    async def _recorded(
+        self, record: Callable[[Connection], Awaitable[tuple[list[ReplyState.ValueType], bool]]]
+    ) -> list[ReplyState.ValueType]:
+        """The replies' states; whoever waits for the next of a lane is woken."""
+        seen = self._waking.count
+        states, freed = await _within(self._pools.work, record)
+        # What was put in meanwhile found its lane taken still, and was not seen to follow.
+        if freed or self._waking.count != seen:
+            self._waking.wake()
+        return states
 
     async def _claim(self, owner: str, at_most: int) -> list[ClaimedReply]:
         for _ in range(CLAIM_TRIES):

@@ -12,6 +12,17 @@ from pagewire_store.trips import Said
 
 __all__ = ["said"]
 
+# Outcomes of sends lock conversations too, without their lanes: so all in one order, and at once.
+_LOCK_CONVERSATIONS = Bulk(
+    """
+    select from {rows}
+    join conversation c on c.page_id = n.page_id and c.participant_id = n.participant_id
+    order by c.page_id, c.participant_id for update of c
+    """,
+    page_id=TEXT,
+    participant_id=TEXT,
+)
+
 # A message that was edited or unsent before it came is shown as it is now. What a person wrote
 # before the page's last word is not unread, so a late message of then does not count.
 _CONVERSATIONS = Bulk(
@@ -271,6 +282,7 @@ def said(rows: Projections) -> list[Said]:
     return [
         statement.over(batch)
         for statement, batch in (
+            (_LOCK_CONVERSATIONS, _conversations(rows)),
             (_CONVERSATIONS, rows.conversations),
             (
                 _NEW_CONVERSATIONS,
@@ -286,6 +298,16 @@ def said(rows: Projections) -> list[Said]:
         )
         if batch
     ]
+
+
+def _conversations(rows: Projections) -> list[tuple[str, str]]:
+    """The conversations, sorted; none where one statement alone is about them, in their order."""
+    if not (rows.touches or rows.message_changes):
+        return []
+    named = {(row.page_id, row.participant_id) for row in rows.conversations}
+    named.update((row.page_id, row.participant_id) for row in rows.touches)
+    named.update((row.page_id, row.participant_id) for row in rows.message_changes)
+    return sorted(named) if len(named) > 1 else []
 
 
 def _snippet(change: MessageChange) -> tuple[str, str, int, str | None, bool]:

@@ -177,8 +177,8 @@ select o.page_id, o.reply_id, o.state, o.state_reason, o.attempt, o.tag, a.start
     o.look_lease_until, o.mid, o.settled_by, o.sent_at, o.ended_at,
     exists (
         select from outbox b
-        where b.page_id = o.page_id and b.lane = o.lane and b.state = 'ready'
-            and b.reply_id <> o.reply_id) as followed
+        where b.page_id = o.page_id and b.lane = o.lane and b.ordinal <> o.ordinal
+            and b.state in ('ready', 'sending', 'uncertain')) as followed
 from outbox o left join attempt a on a.page_id = o.page_id and a.tag = o.tag
 where (o.page_id, o.reply_id) in {_NAMED}
 order by o.page_id, o.reply_id for update of o
@@ -204,8 +204,8 @@ update attempt set ended_at = %(now)s, verdict = %(verdict)s, reason = %(reason)
 where page_id = %(page_id)s and tag = %(tag)s and verdict is distinct from 'accepted'
 """
 
-# The page that a latest attempt found blocked, unless it has another token since. A check within the
-# hour tells whether it still is.
+# The page that a latest attempt found blocked, unless it has another token since. A check within
+# the hour tells whether it still is.
 _BLOCK_PAGE = """
 update page p set state = 'blocked', state_reason = %(reason)s,
     blocked_at = coalesce(p.blocked_at, clock_timestamp()),
@@ -278,11 +278,13 @@ delete from person_label
 where page_id = %(page_id)s and person_id = %(person_id)s and name = %(label)s
 """
 
-# Which of these replies have a mid that another has.
+# Which of these replies have a mid that another has. `limit`: one by one, by the index.
 _BOUND_ELSEWHERE = """
 select n.page_id, n.reply_id from unnest(%(pages)s::text[], %(replies)s::bigint[], %(mids)s::text[])
     as n (page_id, reply_id, mid)
-join outbox o on o.page_id = n.page_id and o.mid = n.mid and o.reply_id <> n.reply_id
+cross join lateral (
+    select reply_id from outbox o where o.page_id = n.page_id and o.mid = n.mid limit 1) o
+where o.reply_id <> n.reply_id
 """
 
 # Echoes that waited for a reply in flight, and turned out to be none of ours: a person wrote them.
@@ -329,7 +331,8 @@ async def settle(
             await connection.execute(_BLOCK_PAGE, vars(ending))
     if known is None:
         known = await _read(connection, {ending.key for ending in endings})
-    replies = {reply.key: reply for reply in known}
+    ended = {ending.key for ending in endings}
+    replies = {reply.key: reply for reply in known if reply.key in ended}
     endings = [ending for ending in endings if ending.key in replies]
     if not endings:
         return Settled({}, freed=False)

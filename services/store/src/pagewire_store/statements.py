@@ -99,7 +99,8 @@ NEW_EVENTS = Bulk(
 )
 
 # Makes events that were only overheard (standby) pending, once, since they have now come to us;
-# what was decided of them goes. Answers which.
+# what was decided of them goes. Answers which, and whether they were still to be read in, since
+# their page was not connected when they were overheard.
 LIVE_EVENTS = Bulk(
     f"""
     with numbered as materialized (
@@ -111,14 +112,14 @@ LIVE_EVENTS = Bulk(
             event_time = d.event_time, received_at = d.received_at,
             stored_at = clock_timestamp(), delivery_id = d.delivery_id, state = 'pending',
             detail = d.detail
-        from numbered d
+        from numbered d join event o on o.page_id = d.page_id and o.event_key = d.event_key
         where e.page_id = d.page_id and e.event_key = d.event_key
-            and e.source = {SOURCE_STANDBY} and e.state = 'done'
-        returning e.page_id, e.event_key, e.event_id),
+            and e.source = {SOURCE_STANDBY} and e.state in ('done', 'unknown_page')
+        returning e.page_id, e.event_key, e.event_id, o.state = 'unknown_page' as unread),
     undecided as (
         delete from decision d using live
         where d.page_id = live.page_id and d.event_id = live.event_id)
-    select page_id, event_key from live
+    select page_id, event_key, unread from live
     """,  # noqa: S608  # the source is a constant
     page_id=TEXT,
     event_key=TEXT,

@@ -1,6 +1,6 @@
 """Upkeep of the outbox: what time alone brings about, for the replies of blocked pages too.
 
-Mostly that is nothing, which one statement tells; only what it names is then looked for and settled.
+Mostly that is nothing, which one statement tells; only what it names is looked for and settled.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ _FIND = {
 }
 
 _LOOK = "look"
-_IS_DUE = {**_TO, _LOOK: DUE_LOOKS}
 _DUE = " union all ".join(
-    f"select '{what}' where exists (select {to})" for what, to in _IS_DUE.items()
+    f"select '{what}' where exists (select {of})" for what, of in [*_TO.items(), (_LOOK, DUE_LOOKS)]
 ).encode()
 
 _REASONS = {

@@ -13,9 +13,10 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import generators
+from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format
-from psycopg.pq.abc import PGresult
+from psycopg.pq.abc import PGconn, PGresult
 
 _names = count(1)
 _prepared: WeakKeyDictionary[psycopg.AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()
@@ -62,23 +63,28 @@ async def trip(connection: psycopg.AsyncConnection[Any], *said: Said) -> list[An
     """The answers to `said`, in order; where one fails, those behind it are not executed.
 
     What is said outside of a transaction is one of its own. `BEGIN` and `COMMIT` are statements
-    like others. Raises the first failure, as psycopg would.
+    like others. Raises the first failure, as psycopg would; InvalidSqlStatementName where the
+    server has forgotten a statement (psycopg has it forget all when it rolls back), which is then
+    prepared anew by the next trip.
     """
     known = _prepared.setdefault(connection, set())
     async with connection.lock:
-        results = await connection.wait(_exchanged(connection, said, known))
-    return _answers(connection, results)
+        try:
+            results = await connection.wait(_exchanged(connection.pgconn, said, known))
+        except BaseException:
+            known.clear()
+            raise
+    _check(connection, known, results)
+    return _answers(connection, results[-1 - len(said) : -1])
 
 
-def _exchanged(
-    connection: psycopg.AsyncConnection[Any], said: Sequence[Said], known: set[bytes]
-) -> Any:
-    """Sends all of it and returns a result each; the connection is out of its pipeline again."""
-    pgconn = connection.pgconn
+def _exchanged(pgconn: PGconn, said: Sequence[Said], known: set[bytes]) -> PQGen[list[PGresult]]:
+    """Sends all of it; the results, of which the last is the end of the pipeline."""
     new = {statement.name: statement for statement, _ in said if statement.name not in known}
     pgconn.enter_pipeline_mode()
-    for statement in new.values():
-        pgconn.send_prepare(statement.name, statement.sql, statement.types)
+    for name, statement in new.items():
+        pgconn.send_close_prepared(name)  # it may be there, and is no error where it is not
+        pgconn.send_prepare(name, statement.sql, statement.types)
     for statement, values in said:
         pgconn.send_query_prepared(statement.name, values, [Format.BINARY] * len(values))
     pgconn.pipeline_sync()
@@ -87,13 +93,17 @@ def _exchanged(
     while not results or results[-1].status != ExecStatus.PIPELINE_SYNC:
         results += yield from generators.fetch_many(pgconn)
     pgconn.exit_pipeline_mode()
-    for name, result in zip(new, results, strict=False):
-        if result.status == ExecStatus.COMMAND_OK:
-            known.add(name)
-    failed = [result for result in results if result.status in _FAILURES]
-    if failed:
-        raise psycopg.errors.error_from_result(failed[0], connection.info.encoding)
-    return results[len(new) : -1]
+    known.update(new)
+    return results
+
+
+def _check(
+    connection: psycopg.AsyncConnection[Any], known: set[bytes], results: Sequence[PGresult]
+) -> None:
+    for result in results:
+        if result.status in _FAILURES:
+            known.clear()
+            raise psycopg.errors.error_from_result(result, connection.info.encoding)
 
 
 def _answers(connection: psycopg.AsyncConnection[Any], results: Sequence[PGresult]) -> list[Answer]:

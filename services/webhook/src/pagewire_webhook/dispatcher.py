@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -35,6 +35,15 @@ log = get_logger(__name__)
 CLAIM_WAIT = Duration(seconds=1)
 PAUSE_SECONDS = 0.05, 1.0
 """The first pause after a call that failed for the moment, and the longest; doubled in between."""
+
+MOMENTARY = frozenset({Kind.TRANSIENT})
+SAYS_NOTHING_OF_THE_EVENT = MOMENTARY | {
+    Kind.EXHAUSTED,
+    Kind.FORBIDDEN,
+    Kind.UNAUTHENTICATED,
+    Kind.UNIMPLEMENTED,
+}
+"""Refusals of the caller, whatever it asks: an outage too, until somebody mends it."""
 
 _decisions = metrics.counter("pagewire_decisions", "Events decided, by outcome.", ["outcome"])
 _seconds = metrics.histogram(
@@ -80,14 +89,18 @@ class Pace:
     batches: int = 4
     lanes: int = 64
     heartbeat_seconds: float = 2.0
+    claim_ends_seconds: float = 1.5
+    """For a claim under way at the end to hand over what it has leased; it waits for 1 s."""
 
 
 @dataclass
 class Dispatcher:
     """Works until it is cancelled; then frees the lanes that it still holds.
 
-    Every lane is committed and freed in one call. What fails for the moment (rules or store not
-    reachable, a deadline) is tried again under the same lease and counts against no event.
+    Lanes claimed together are evaluated in one call, and committed and freed in one. Where that
+    fails each goes on by itself, so that none delays another. What fails for the moment (rules or
+    store not reachable, a deadline) is tried again under the same lease and counts against no
+    event.
     """
 
     store: Store
@@ -113,55 +126,99 @@ class Dispatcher:
             owner=self.owner, max_lanes=self.pace.lanes, wait=CLAIM_WAIT
         )
         while True:
-            response = await _persistently(lambda: self.store.ClaimLanes(request))
+            claiming = asyncio.ensure_future(
+                # Whatever is wrong, the process may have other parts that work.
+                _persistently(lambda: self.store.ClaimLanes(request), frozenset(Kind))
+            )
+            try:
+                response = await asyncio.shield(claiming)
+            except asyncio.CancelledError:
+                await self._free_last(claiming)
+                raise
             if response.lanes:
                 return response.lanes
 
+    async def _free_last(self, claiming: asyncio.Future[lanes_pb.ClaimLanesResponse]) -> None:
+        """A claim that is cut off would leave lanes leased to nobody until their leases end."""
+        await asyncio.wait([claiming], timeout=self.pace.claim_ends_seconds)
+        claiming.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._free((await claiming).lanes)
+
     async def _decide(self, claimed: Sequence[ClaimedLane]) -> None:
         try:
-            decisions = await self._evaluated(claimed)
-            await self._commit(claimed, decisions)
+            if len(claimed) == 1:
+                await self._decide_alone(claimed[0])
+            else:
+                await self._decide_together(claimed)
         except asyncio.CancelledError:
             await self._free(claimed)
             raise
-        except Refusal as refusal:
-            # The leases end by themselves, and somebody claims the lanes again.
-            log.error("lanes could not be decided", reason=refusal.reason, lanes=len(claimed))
         finally:
             self._let_go(claimed)
 
-    async def _evaluated(self, claimed: Sequence[ClaimedLane]) -> list[LaneDecisions]:
-        events = [to_evaluate(lane, nth) for lane in claimed for nth in range(len(lane.events))]
+    async def _decide_together(self, claimed: Sequence[ClaimedLane]) -> None:
+        events = [event for lane in claimed for event in _to_evaluate(lane)]
         try:
-            results = await self._evaluate(events)
+            evaluations = iter(await self._evaluate(events))
+        except Refusal as refusal:
+            one_by_one = refusal.kind is not Kind.TRANSIENT
+            await _all(self._decide_alone(lane, one_by_one=one_by_one) for lane in claimed)
+            return
+        decisions = [lane_decisions(x, [next(evaluations) for _ in x.events]) for x in claimed]
+        try:
+            await self._commit(claimed, decisions)
         except Refusal:
-            results = [await self._evaluated_alone(event) for event in events]
-        evaluations = iter(results)
-        return [lane_decisions(lane, [next(evaluations) for _ in lane.events]) for lane in claimed]
+            await _all(map(self._commit_alone, claimed, decisions))
+
+    async def _decide_alone(self, lane: ClaimedLane, *, one_by_one: bool = False) -> None:
+        events = _to_evaluate(lane)
+        evaluations: Sequence[Evaluation] = ()
+        if not one_by_one:
+            with contextlib.suppress(Refusal):
+                evaluations = await _persistently(lambda: self._evaluate(events))
+        if not evaluations:
+            evaluations = [await self._evaluate_alone(event) for event in events]
+        await self._commit_alone(lane, lane_decisions(lane, evaluations))
 
     async def _evaluate(self, events: Sequence[EventToEvaluate]) -> Sequence[Evaluation]:
-        request = EvaluateEventsRequest(events=events)
-        response = await _persistently(lambda: self.rules.EvaluateEvents(request))
+        response = await self.rules.EvaluateEvents(EvaluateEventsRequest(events=events))
         if len(response.evaluations) != len(events):
             raise WrongAnswer("rules did not answer event by event")
         return response.evaluations
 
-    async def _evaluated_alone(self, event: EventToEvaluate) -> Evaluation:
+    async def _evaluate_alone(self, event: EventToEvaluate) -> Evaluation:
         """So that one event that rules cannot bear costs its neighbours nothing."""
         try:
-            return (await self._evaluate([event]))[0]
+            (evaluation,) = await _persistently(
+                lambda: self._evaluate([event]), SAYS_NOTHING_OF_THE_EVENT
+            )
         except Refusal as refusal:
             return Evaluation(error=refusal.reason.lower())
+        return evaluation
 
-    async def _commit(self, claimed: Sequence[ClaimedLane], decisions: list[LaneDecisions]) -> None:
+    async def _commit_alone(self, lane: ClaimedLane, decisions: LaneDecisions) -> None:
+        try:
+            await _persistently(lambda: self._commit([lane], [decisions]))
+        except Refusal as refusal:
+            # The lease ends by itself, and somebody claims the lane again.
+            log.error("a lane could not be decided", reason=refusal.reason)
+        finally:
+            self._let_go([lane])
+
+    async def _commit(
+        self, claimed: Sequence[ClaimedLane], decisions: Sequence[LaneDecisions]
+    ) -> None:
         request = lanes_pb.CommitDecisionsRequest(lanes=decisions)
-        response = await _persistently(lambda: self.store.CommitDecisions(request))
+        response = await self.store.CommitDecisions(request)
         for lane, result in zip(claimed, response.results, strict=False):  # only to count
             _observe(lane, result)
 
     async def _free(self, claimed: Sequence[ClaimedLane]) -> None:
         """Give lanes back undecided; where that fails their leases end by themselves."""
         lanes = [LaneDecisions(ref=lane.ref, release=True) for lane in claimed]
+        if not lanes:
+            return
         with contextlib.suppress(Refusal):
             await asyncio.shield(
                 self.store.CommitDecisions(lanes_pb.CommitDecisionsRequest(lanes=lanes))
@@ -192,15 +249,17 @@ class Dispatcher:
         _held.set(len(self._leases))
 
 
-def to_evaluate(lane: ClaimedLane, nth: int) -> EventToEvaluate:
-    """What rules are told of a lane's nth event."""
-    claimed = lane.events[nth]
-    return EventToEvaluate(
-        event=claimed.event,
-        book_version=lane.book_version,
-        person_name=claimed.person_name,
-        platform=lane.platform,
-    )
+def _to_evaluate(lane: ClaimedLane) -> list[EventToEvaluate]:
+    """What rules are told of a lane's events."""
+    return [
+        EventToEvaluate(
+            event=claimed.event,
+            book_version=lane.book_version,
+            person_name=claimed.person_name,
+            platform=lane.platform,
+        )
+        for claimed in lane.events
+    ]
 
 
 def lane_decisions(lane: ClaimedLane, evaluations: Sequence[Evaluation]) -> LaneDecisions:
@@ -217,15 +276,26 @@ def lane_decisions(lane: ClaimedLane, evaluations: Sequence[Evaluation]) -> Lane
     return decisions
 
 
-async def _persistently(call: Callable[[], Awaitable[T]]) -> T:
-    """Call until it is answered; raise only what another try would not mend."""
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of it, at the same time."""
+    async with asyncio.TaskGroup() as tasks:
+        for each in work:
+            tasks.create_task(each)
+
+
+async def _persistently(
+    call: Callable[[], Awaitable[T]], passing: Container[Kind] = MOMENTARY
+) -> T:
+    """Call until it is answered. Raises the Refusal whose kind is not one that passes."""
     pause, longest = PAUSE_SECONDS
     while True:
         try:
             return await call()
         except Refusal as refusal:
-            if refusal.kind is not Kind.TRANSIENT:
+            if refusal.kind not in passing:
                 raise
+            if refusal.kind is not Kind.TRANSIENT:
+                log.error("a call is refused and made again", reason=refusal.reason)
         await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311  # jitter, no secret
         pause = min(2 * pause, longest)
 

@@ -29,6 +29,8 @@ def identifier(value: Any) -> str:
 
     Raises Unread: `id_missing` for none or an empty one, `id_malformed` for any other.
     """
+    if type(value) is str and _ID(value) is not None:
+        return value
     if type(value) is int and value in _ID_NUMBERS:
         return str(value)
     return word_id(value)

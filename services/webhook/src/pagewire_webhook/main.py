@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from secrets import token_hex
 from typing import Any
 
 import grpc
@@ -80,13 +81,18 @@ async def dispatcher_part(settings: Settings) -> AsyncIterator[None]:
         _channel(settings, settings.store_target, "webhook") as to_store,
         _channel(settings, settings.rules_target, "webhook") as to_rules,
     ):
-        owner = f"{socket.gethostname()}-{os.getpid()}"
-        dispatcher = Dispatcher(LaneServiceStub(to_store), RuleServiceStub(to_rules), owner)
+        dispatcher = Dispatcher(LaneServiceStub(to_store), RuleServiceStub(to_rules), new_owner())
         ingesting = Ingesting(ingest_over(to_store))
         replaying = Replaying(OperationServiceStub(to_store), ingesting)
         async with working(dispatcher.run()), working(replaying.run()):
             yield
         await ingesting.close()
+
+
+def new_owner() -> str:
+    """A name for one life of a dispatcher: in a container the process has its number again after a
+    restart, and must not pass for the one that died."""
+    return f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
 
 
 @asynccontextmanager

@@ -32,8 +32,11 @@ from pagewire_webhook.unreadable import Unread
 
 _INT32 = range(2**31)
 
+# An enum's attribute is looked up by a function, which costs as much as a whole event's field.
+_MESSAGE, _BY_MESSAGE, _MESSAGING = Kind.MESSAGE, Trigger.MESSAGE, Space.MESSAGING
 
-class Frame(msgspec.Struct, frozen=True):
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """What every item has around what it reports."""
 
     entry: Entry
@@ -48,13 +51,13 @@ class Frame(msgspec.Struct, frozen=True):
     @property
     def lane(self) -> str:
         """A person's own where one can be written to, else the page's."""
-        if self.author.id_space is Space.MESSAGING:
+        if self.author.id_space is _MESSAGING:
             return f"person:{self.author.person_id}"
         return PAGE_LANE
 
     def event(self, kind: Kind, key: str, detail: Detail, trigger: Trigger = Trigger.NONE) -> Event:
         """The event; no rule can answer where nobody can be written to."""
-        reachable = self.author.id_space is Space.MESSAGING
+        lane = self.lane
         return event(
             self.entry,
             kind,
@@ -63,8 +66,8 @@ class Frame(msgspec.Struct, frozen=True):
             said=self.said,
             clip=self.clip,
             author=self.author,
-            lane=self.lane,
-            trigger=trigger if reachable else Trigger.NONE,
+            lane=lane,
+            trigger=Trigger.NONE if lane is PAGE_LANE else trigger,
             source=self.source,
         )
 
@@ -134,7 +137,7 @@ def _frame(item: dict[str, Any], entry: Entry, source: Source) -> Frame:
     person = first if first != page else second if second != page else ""
     if person:
         label = recipient_name if person == recipient else name
-        author = Author(person, Space.MESSAGING, clip.text(label), is_own)
+        author = Author(person, _MESSAGING, clip.text(label), is_own)
     elif user_ref and not sender:
         author = Author(user_ref, Space.USER_REF, clip.text(name), is_own)
     else:
@@ -165,7 +168,7 @@ def _message(frame: Frame, value: dict[str, Any]) -> Event:
     message = _content(mid, value, frame.clip)
     if is_echo:
         return frame.event(Kind.ECHO, keys.key("echo", mid), message)
-    return frame.event(Kind.MESSAGE, keys.key("message", mid), message, _trigger_of(message))
+    return frame.event(_MESSAGE, keys.key("message", mid), message, _trigger_of(message))
 
 
 def _trigger_of(message: Message) -> Trigger:
@@ -175,7 +178,7 @@ def _trigger_of(message: Message) -> Trigger:
         return Trigger.STORY_REPLY
     if any(each.type == "story_mention" for each in message.attachments):
         return Trigger.STORY_MENTION
-    return Trigger.MESSAGE
+    return _BY_MESSAGE
 
 
 def _content(mid: str, value: dict[str, Any], clip: Clip) -> Message:

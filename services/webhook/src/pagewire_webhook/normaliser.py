@@ -149,9 +149,9 @@ _Items = tuple[str, Callable[[Any, Entry], Iterator[Event]], Any]
 def _items(entry: dict[str, Any]) -> list[_Items]:
     """The kinds of items that an entry holds, each with its reader; all may stand in one entry."""
     items = [
-        (name, read_items, entry[name])
+        (name, read_items, held)
         for name, read_items in _READERS.items()
-        if entry.get(name) is not None
+        if (held := entry.get(name)) is not None
     ]
     if "field" in entry and "value" in entry:  # comments under Instagram login, and tests
         change = {"field": entry["field"], "value": entry["value"]}
@@ -159,8 +159,11 @@ def _items(entry: dict[str, Any]) -> list[_Items]:
     return items
 
 
+_LIVE = Source.LIVE
+
+
 def _live(item: Any, entry: Entry) -> Iterator[Event]:
-    return messaging.events_of(item, entry, Source.LIVE)
+    return messaging.events_of(item, entry, _LIVE)
 
 
 def _standby(item: Any, entry: Entry) -> Iterator[Event]:

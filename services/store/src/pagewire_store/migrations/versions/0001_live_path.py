@@ -2,6 +2,9 @@
 
 Keys start with the page, so that what grows can be partitioned or sharded by page. Identifiers from
 Meta compare byte by byte (collate "C"): two mids that differ in case are two messages.
+
+Of indexes that cost the same, as all do while a table is empty, the planner takes the one that was
+made last. Plans are kept, so a table's key is made after its other indexes that begin alike.
 """
 
 from alembic import op
@@ -47,7 +50,7 @@ create table delivery (
 create index delivery_by_age on delivery (received_at);
 
 create table quarantine (
-    quarantine_id bigint generated always as identity primary key,
+    quarantine_id bigint generated always as identity,
     delivery_id uuid not null references delivery on delete cascade,
     path text not null,
     reason text not null,
@@ -59,6 +62,7 @@ create table quarantine (
 );
 create index quarantine_by_delivery on quarantine (delivery_id);
 create index quarantine_open on quarantine (quarantine_id) where replayed_at is null;
+alter table quarantine add primary key (quarantine_id);
 
 create table lane (
     page_id text collate "C" not null,
@@ -92,8 +96,7 @@ create table event (
     attempts int not null default 0,
     first_failed_at timestamptz,
     last_error text,
-    detail bytea not null,
-    primary key (page_id, event_key)
+    detail bytea not null
 ) with (fillfactor = 85);
 comment on column event.event_key is 'the natural key; of a state without one (comment hidden) the kind, its target and entry.time';
 comment on column event.number is 'drawn from event_number under the lane''s lock: its order is commit order';
@@ -102,6 +105,7 @@ create unique index event_by_id on event (page_id, event_id);
 create index event_pending on event (page_id, lane, number) where state = 'pending';
 create index event_unknown_page on event (page_id, number) where state = 'unknown_page';
 create index event_parked on event (page_id, event_id) where state = 'parked';
+alter table event add primary key (page_id, event_key);
 
 create table conversation (
     page_id text collate "C" not null,
@@ -116,10 +120,10 @@ create table conversation (
     read_watermark timestamptz,
     read_mid text collate "C",
     delivered_watermark timestamptz,
-    automation_paused_until timestamptz,
-    primary key (page_id, participant_id)
+    automation_paused_until timestamptz
 ) with (fillfactor = 80);
 create index conversation_by_update on conversation (page_id, updated_at desc, participant_id);
+alter table conversation add primary key (page_id, participant_id);
 
 create table message (
     page_id text collate "C" not null,
@@ -137,12 +141,12 @@ create table message (
     is_unsupported boolean not null default false,
     recovered boolean not null default false,
     app_id text,
-    reply_id bigint,
-    primary key (page_id, mid)
+    reply_id bigint
 ) with (fillfactor = 90);
 comment on column message.attachments is 'pagewire.type.v1.MessageDetail with attachments alone, as protobuf';
 create index message_by_conversation on message (page_id, participant_id, created_at desc, mid);
 create index message_unarchived on message (page_id, participant_id, created_at desc) where not is_archived;
+alter table message add primary key (page_id, mid);
 
 create table comment (
     page_id text collate "C" not null,
@@ -163,11 +167,11 @@ create table comment (
     is_own boolean not null default false,
     is_live boolean not null default false,
     answered_at timestamptz,
-    reply_id bigint,
-    primary key (page_id, comment_id)
+    reply_id bigint
 );
 comment on column comment.hidden_at is 'entry.time of the newest hide or unhide';
 create index comment_by_time on comment (page_id, created_at desc, comment_id);
+alter table comment add primary key (page_id, comment_id);
 
 create table reaction (
     page_id text collate "C" not null,
