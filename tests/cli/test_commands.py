@@ -25,6 +25,7 @@ from pagewire.type.v1.reply_pb2 import ReplyContent, ReplyState, Tag
 from pagewire.type.v1.rule_pb2 import Action, Rule, RuleVerdict, Span, TextMode
 from pagewire_cli import replies, secretfile
 from pagewire_cli.main import main
+from pagewire_runtime.auth import caller
 from tests.support.operated import OPERATOR_TOKEN, SERVICE_TOKENS, Pagewire, operated
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -599,3 +600,9 @@ def test_text_modes_are_words_and_nothing_is_shown_as_unspecified(held: Pagewire
     held.rules[0].when.text.mode = TextMode.TEXT_MODE_STARTS_WITH
 
     assert main(["rules", "list"]) == 0
+
+
+def test_whose_name_a_command_ran_in_is_forgotten_with_it(held: Pagewire) -> None:
+    assert main(["--actor", "anna@example.com", "pages", "list"]) == 0
+
+    assert caller().actor is None

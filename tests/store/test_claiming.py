@@ -140,6 +140,36 @@ async def test_no_more_events_are_handed_over_than_asked_for(
     assert len(by_wish.events) == 3
 
 
+async def test_a_claim_is_no_larger_than_an_answer_may_be_and_the_rest_is_for_the_next(
+    ingestor: Ingestor, pools: Pools, waking: Waking, database: Database
+) -> None:
+    claims = Claims(pools.work, waking, lease=LEASE, max_bytes=1_500)
+    for person in "123":
+        texts = (message(f"m_{person}{n}", n, person=person, text="x" * 500) for n in range(2))
+        await ingestor.ingest([delivery(*texts)])
+
+    first = await claim(claims)
+    second = await claim(claims)
+
+    assert [(lane.ref.lane, len(lane.events)) for lane in first] == [
+        ("person:1", 2),
+        ("person:2", 1),
+    ]
+    assert [(lane.ref.lane, len(lane.events)) for lane in second] == [("person:3", 2)]
+    assert await database.values("select distinct pending from lane") == [2]
+
+
+async def test_an_event_larger_than_that_is_handed_over_by_itself(
+    ingestor: Ingestor, pools: Pools, waking: Waking
+) -> None:
+    claims = Claims(pools.work, waking, lease=LEASE, max_bytes=100)
+    await ingestor.ingest([delivery(message("m_1", 1, text="x" * 500), message("m_2", 2))])
+
+    (lane,) = await claim(claims)
+
+    assert [event.event.message.mid for event in lane.events] == ["m_1"]
+
+
 async def test_a_lane_has_one_holder_and_the_next_has_a_higher_epoch(
     ingestor: Ingestor, claims: Claims, database: Database
 ) -> None:

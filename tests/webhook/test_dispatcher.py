@@ -636,7 +636,9 @@ async def test_decisions_are_counted_and_timed_from_their_receipt(
 
 def answered() -> float:
     return (
-        metrics.registry.get_sample_value("pagewire_decisions_total", {"outcome": "answered"})
+        metrics.registry.get_sample_value(
+            "pagewire_dispatcher_decisions_total", {"outcome": "answered"}
+        )
         or 0.0
     )
 

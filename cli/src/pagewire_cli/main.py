@@ -12,7 +12,7 @@ from pagewire_cli import decisions, pages, parked, quarantine, replies, rules, s
 from pagewire_cli.connection import ROLE, person
 from pagewire_cli.exits import Exit, Failure, Misused
 from pagewire_cli.output import remark
-from pagewire_runtime.auth import Caller, actor_from, set_caller
+from pagewire_runtime.auth import Caller, actor_from, calling_as
 
 HELP = """Operate Pagewire: pages, rules, decisions, replies, and what waits for a person.
 
@@ -48,6 +48,7 @@ app.add_typer(parked.app, name="parked")
 
 @app.callback()
 def named(
+    context: typer.Context,
     actor: Annotated[
         str, typer.Option(help="Who acts, for the audit; else your user name and this machine's.")
     ] = "",
@@ -56,7 +57,7 @@ def named(
     who = actor or person()
     if actor_from(who) is None:
         raise Misused("--actor must be 1 to 128 printable ASCII characters")
-    set_caller(Caller(ROLE, who))
+    context.with_resource(calling_as(Caller(ROLE, who)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -36,6 +36,8 @@ MICROSECOND = timedelta(microseconds=1)
 
 DEFAULT_EVENTS = 10
 MAX_EVENTS = 100
+MAX_BYTES = 6 * 2**20
+"""Of events in one answer, before the last: a message holds 16 MiB, a large event some 6."""
 
 # Leases due lanes, the longest waiting first. The database's clock alone says what is due. A lane
 # whose lease has ended by itself is deserted: its holder died. One who lives, and could not reach
@@ -60,10 +62,12 @@ _LEASE = Statement(
     [BIGINT.element_oid, TEXT.element_oid, BIGINT.element_oid],
 )
 
-# The first pending events of lanes, with the name of the person where the conversation has it.
+# The first pending events of lanes, with the name of the person where the conversation has it; and
+# how many bytes those before each have.
 _FIRST_EVENTS = Bulk(
     """
-    select n.page_id, n.lane, e.event_id, e.detail, e.received_at, e.attempts, c.participant_name
+    select n.page_id, n.lane, e.event_id, e.detail, e.received_at, e.attempts, c.participant_name,
+        sum(octet_length(e.detail)) over (order by n.ord, e.number) - octet_length(e.detail)
     from {rows}
     cross join lateral (
         select * from event p
@@ -124,6 +128,16 @@ _FREE = Bulk(
     lane=TEXT,
 )
 
+# Gives lanes back for which an answer had no room.
+_GIVE_BACK = Bulk(
+    """
+    update lane l set lease_owner = null, lease_until = null
+    from {rows} where l.page_id = n.page_id and l.lane = n.lane
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+)
+
 # Prolongs leases that nobody has taken over; one that was given back stays so.
 _EXTEND = Bulk(
     """
@@ -175,15 +189,19 @@ class _Pending(NamedTuple):
     received_at: datetime
     attempts: int
     participant_name: str | None
+    bytes_before: int
 
 
 class Claims:
     """Hands out lanes, and prolongs the leases on them."""
 
-    def __init__(self, engine: AsyncEngine, waking: Waking, *, lease: timedelta) -> None:
+    def __init__(
+        self, engine: AsyncEngine, waking: Waking, *, lease: timedelta, max_bytes: int = MAX_BYTES
+    ) -> None:
         self._engine = engine
         self._waking = waking
         self._lease = lease
+        self._max_bytes = max_bytes
 
     async def claim(self, request: ClaimLanesRequest) -> ClaimLanesResponse:
         """Due lanes, leased to the caller; waits for one as long as the request says.
@@ -244,15 +262,22 @@ class Claims:
         )
         pages = {row[0]: _Page(*row) for row in found_pages.rows}
         events: dict[Lane, list[_Pending]] = defaultdict(list)
+        too_much: set[Lane] = set()
         for row in found_events.rows:
             pending = _Pending(*row)
-            events[pending.page_id, pending.lane].append(pending)
+            if pending.bytes_before < self._max_bytes:
+                events[pending.page_id, pending.lane].append(pending)
+            else:
+                too_much.add((pending.page_id, pending.lane))
 
         ended = [x for x in leases if x.page_id not in pages]
-        idle = [x for x in leases if x.page_id in pages and x[:2] not in events]
+        without = [x for x in leases if x.page_id in pages and x[:2] not in events]
+        idle = [x for x in without if x[:2] not in too_much]
         said = [_END.over([lease[:2] for lease in ended])] if ended else []
         if ended or idle:
             said.append(_FREE.over([lease[:2] for lease in (*ended, *idle)]))
+        if later := [lease[:2] for lease in without if lease[:2] in too_much]:
+            said.append(_GIVE_BACK.over(later))
         await trip(connection, *said, COMMIT)
         return [
             _claimed_lane(lease, pages[lease.page_id], events[lease[:2]])

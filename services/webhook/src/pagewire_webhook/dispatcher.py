@@ -45,7 +45,10 @@ SAYS_NOTHING_OF_THE_EVENT = MOMENTARY | {
 }
 """Refusals of the caller, whatever it asks: an outage too, until somebody mends it."""
 
-_decisions = metrics.counter("pagewire_decisions", "Events decided, by outcome.", ["outcome"])
+# The store counts decisions too, with their reasons: under a name of its own.
+_decisions = metrics.counter(
+    "pagewire_dispatcher_decisions_total", "Events decided, by outcome.", ["outcome"]
+)
 _seconds = metrics.histogram(
     "pagewire_decision_seconds", "From receipt at the edge to the decision's commit.", []
 )
