@@ -306,6 +306,18 @@ def test_up_comes_up_again_on_what_a_killed_launcher_left(folder: Path, tmp_path
     assert launcher.returncode == 0
 
 
+def test_up_ends_well_also_when_nobody_reads_any_more_what_it_says(
+    folder: Path, tmp_path: Path
+) -> None:
+    with launch(environment(folder, tmp_path)) as launcher:
+        greeting(launcher)
+        assert launcher.stdout is not None
+        launcher.stdout.close()
+        launcher.terminate()
+
+    assert launcher.returncode == 0
+
+
 def test_up_ends_in_time_also_when_a_service_does_not_want_to(folder: Path, tmp_path: Path) -> None:
     with launch(environment(folder, tmp_path, STANDIN_STUBBORN="webhook")) as launcher:
         greeting(launcher)
