@@ -348,6 +348,23 @@ async def test_what_is_pending_for_a_disconnected_page_ends_declined(
     assert await database.rows("select pending, lease_until from lane") == [(0, None)]
 
 
+async def test_a_long_lane_of_a_disconnected_page_is_ended_in_several_transactions(
+    ingestor: Ingestor,
+    claims: Claims,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pagewire_store.claiming.ENDED_AT_ONCE", 2)
+    await ingestor.ingest([delivery(*(message(f"m_{n}", n, person="1") for n in range(5)))])
+    await database.disconnect_page()
+
+    assert await claim(claims) == []
+
+    ended = await database.rows("select count(*) from decision group by xmin::text")
+    assert sorted(ended) == [(1,), (2,), (2,)]
+    assert await database.rows("select pending, lease_until from lane") == [(0, None)]
+
+
 async def test_a_claim_that_waits_is_woken_by_ingest(
     pools: Pools, claims: Claims, waking: Waking, database: Database
 ) -> None:

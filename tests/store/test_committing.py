@@ -21,7 +21,7 @@ from pagewire.type.v1.event_pb2 import ID_SPACE_UNSPECIFIED, Event
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire.type.v1.rule_pb2 import Action, Evaluation, HideAction, LabelAction, RuleVerdict
 from pagewire_runtime.errors import InvalidArgument
-from pagewire_store import committing, ids
+from pagewire_store import committing, ids, pages
 from pagewire_store.database import in_transaction
 from tests.support.desk import (
     PAGE,
@@ -319,6 +319,26 @@ async def test_the_cap_of_automatic_replies_a_minute_holds_in_the_lane(desk: Des
     assert (later.outcome, later.reason) == (OUTCOME_DECLINED, "rate_capped")
 
 
+async def test_the_greatest_cap_that_can_be_set_holds(desk: Desk) -> None:
+    await desk.receive(message("m_0"))
+    await desk.decide(matched())
+    await desk.rows.query(
+        """
+        insert into outbox (page_id, reply_id, lane, ordinal, kind, origin, person_id, state,
+            expires_at)
+        select page_id, 100000 + n, lane, 1 + n, kind, origin, person_id, 'sent', expires_at
+        from outbox, generate_series(1, :more) n
+        """,
+        more=committing.CAP_LOOKS_AT,
+    )
+    await desk.rows.query("update lane set last_ordinal = 1000")
+    await desk.receive(message("m_1"))
+
+    (decision,) = await desk.decide(matched(), cap=committing.CAP_LOOKS_AT)
+
+    assert decision.reason == "rate_capped"
+
+
 async def test_the_cap_forgets_replies_of_more_than_a_minute_ago(desk: Desk) -> None:
     await desk.receive(message("m_1"))
     await desk.decide(matched(), cap=1)
@@ -443,6 +463,16 @@ async def test_a_failure_in_free_words_is_not_kept(desk: Desk) -> None:
     assert (await desk.rows.one("select last_error from event")).last_error == "evaluation_failed"
 
 
+async def test_an_expired_event_that_cannot_be_evaluated_ends_expired(desk: Desk) -> None:
+    await desk.receive(message(seconds=25 * 3600))
+
+    (decision,) = await desk.decide("evaluation_failed")
+
+    event = await desk.rows.one("select state, attempts from event")
+    assert (decision.outcome, decision.reason) == (OUTCOME_EXPIRED, "window_closed")
+    assert tuple(event) == ("done", 0)
+
+
 async def test_after_eight_failures_the_event_is_parked_and_the_lane_goes_on(desk: Desk) -> None:
     await desk.receive(message("m_1"), message("m_2"))
     for _ in range(7):
@@ -523,6 +553,25 @@ async def test_disconnecting_ends_pending_events_declined(desk: Desk) -> None:
     ] * 2
     assert [one.reason for one in repeat.results[0].decisions] == ["page_disconnected"] * 2
     assert await desk.rows.query("select * from outbox") == []
+
+
+async def test_disconnecting_leaves_the_rest_of_a_long_backlog_to_the_next_claim(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "DECLINED_AT_ONCE", 3)
+    await desk.receive(*(message(f"m_{n}", person=f"{n % 2}") for n in range(4)))
+
+    async def disconnect(connection: Any) -> None:
+        await pages.disconnect(connection, PAGE)
+        await committing.decline_pending(connection, PAGE, "page_disconnected")
+
+    await in_transaction(desk.pools.work, disconnect)
+    at_once = await desk.rows.query("select from decision where reason = 'page_disconnected'")
+    claimed = await desk.claim_lanes()
+
+    ended = await desk.rows.query("select from decision where reason = 'page_disconnected'")
+    pending = await desk.rows.query("select from lane where pending > 0")
+    assert (len(at_once), claimed, len(ended), pending) == (2, [], 4, [])
 
 
 async def test_many_lanes_of_several_pages_are_committed_together(desk: Desk) -> None:

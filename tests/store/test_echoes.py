@@ -308,6 +308,29 @@ async def test_a_private_reply_on_instagram_makes_the_commenters_nameless_echo_w
     assert await instagram.paused_for("3001") <= timedelta()
 
 
+@pytest.mark.parametrize(
+    ("ends", "paused"),
+    [
+        ({"verdict": VERDICT_REFUSED, "reason": "graph_100"}, True),
+        ({"verdict": VERDICT_ACCEPTED, "mid": "m_ours", "recipient_id": "78"}, True),
+        ({"verdict": VERDICT_ACCEPTED, "mid": "m_x", "recipient_id": "77"}, False),
+    ],
+    ids=["refused", "accepted_to_another", "accepted_to_them"],
+)
+async def test_a_nameless_echo_that_waited_for_a_private_reply_to_nobody_known_is_looked_at_again(
+    instagram: Desk, ends: dict[str, Any], paused: bool
+) -> None:
+    reply = await instagram.answer(comment(person_id="", id_space=0), PRIVATE)
+    await instagram.receive(message("m_5", person="77"))
+    await instagram.receive(echo("m_x", person="77"))
+    waiting = await instagram.paused_for("77")
+
+    await instagram.record(reply.tag, **ends)
+
+    assert waiting <= timedelta()
+    assert (await instagram.paused_for("77") > timedelta(minutes=59)) is paused
+
+
 @pytest.mark.parametrize("as_", ["sending", "uncertain"])
 async def test_an_own_comment_with_the_same_text_is_the_reply_in_flight(
     desk: Desk, as_: str

@@ -6,15 +6,19 @@ from typing import Any
 import psycopg
 import pytest
 
+from pagewire.store.v1.outbox_service_pb2 import VERDICT_ACCEPTED, AttemptOutcome
 from pagewire.type.v1.event_pb2 import (
     EVENT_KIND_MESSAGE_DELETED,
     EVENT_KIND_REACTION,
     EVENT_KIND_READ,
+    ID_SPACE_MESSAGING,
     Event,
     MessageRef,
     ReactionDetail,
     ReadDetail,
 )
+from pagewire_store import outbox
+from pagewire_store.database import driver, in_transaction
 from pagewire_store.ingest import Ingestor
 from tests.support.deliveries import (
     Database,
@@ -26,9 +30,25 @@ from tests.support.deliveries import (
     message,
     pools,
 )
-from tests.support.servers import database_url, migrated_template, postgres_server
+from tests.support.desk import PAGE, PAUSE, Desk, candidate, comment, decided, desk, matched
+from tests.support.desk import message as to_the_desk
+from tests.support.servers import (
+    database_url,
+    migrated_template,
+    module_database_url,
+    postgres_server,
+)
 
-__all__ = ["database", "database_url", "ingestor", "migrated_template", "pools", "postgres_server"]
+__all__ = [
+    "database",
+    "database_url",
+    "desk",
+    "ingestor",
+    "migrated_template",
+    "module_database_url",
+    "pools",
+    "postgres_server",
+]
 
 
 def of_the_first(kind: int, key: str, **detail: Any) -> Event:
@@ -68,3 +88,99 @@ async def test_a_batch_locks_conversations_in_order_whatever_it_says_of_them(
     await storing
 
     assert found == ["2"]
+
+
+async def test_outcomes_lock_conversations_in_order_whatever_their_platforms(
+    desk: Desk, module_database_url: str
+) -> None:
+    later = "2002"
+    await desk.rows.add_page(later, platform="instagram")
+    for page in (PAGE, later):
+        await desk.receive(to_the_desk(f"m_{page}", page_id=page))
+        await desk.decide(matched())
+    outcomes = [
+        AttemptOutcome(tag=reply.tag, verdict=VERDICT_ACCEPTED, mid=f"sent_{reply.page_id}")
+        for reply in await desk.claim_replies()
+    ]
+
+    async def record(connection: Any) -> Any:
+        raw = await driver(connection)
+        return await outbox.record_outcomes(raw, outcomes, person_pause=PAUSE)
+
+    async with await psycopg.AsyncConnection.connect(module_database_url) as other:
+        await other.execute("select from conversation where page_id = %s for update", [PAGE])
+        recording = asyncio.create_task(in_transaction(desk.pools.work, record))
+        await a_lock_is_waited_for(desk)
+        found = await other.execute("select page_id from conversation for update skip locked")
+        free = {row[0] for row in await found.fetchall()}
+    await recording
+
+    assert later in free
+
+
+@pytest.mark.parametrize("limit", [{"once_per_person": True}, {"per_day": 1}], ids=str)
+async def test_a_commit_holds_no_mark_while_it_waits_for_one_that_comes_before(
+    desk: Desk, module_database_url: str, limit: dict[str, Any]
+) -> None:
+    rule = candidate(**limit)
+    for person in ("1", "2"):
+        await desk.receive(to_the_desk(f"m_{person}", person=person))
+        await desk.decide(matched(rule))
+    await desk.rows.query("update mark set released = true")
+    for person in ("1", "2"):
+        said = comment(f"c_{person}", person_id=person, id_space=ID_SPACE_MESSAGING)
+        await desk.receive(said)
+    lanes = {lane.ref.lane: lane for lane in await desk.claim_lanes()}
+    backwards = [decided(lanes[name], matched(rule)) for name in ("comment:c_2", "comment:c_1")]
+
+    async with await psycopg.AsyncConnection.connect(module_database_url) as other:
+        await other.execute("select from mark where mark_key like '%messaging:1%' for update")
+        committing = asyncio.create_task(desk.commit(*backwards))
+        await a_lock_is_waited_for(desk)
+        found = await other.execute("select from mark for update skip locked")
+        free = len(await found.fetchall())
+    await committing
+
+    assert free == 2
+
+
+async def test_two_commits_of_the_same_two_people_both_succeed_without_waiting_in_a_ring(
+    desk: Desk, module_database_url: str
+) -> None:
+    rule = candidate(once_per_person=True)
+    for person in ("1", "2"):
+        said = comment(f"c_{person}", person_id=person, id_space=ID_SPACE_MESSAGING)
+        await desk.receive(to_the_desk(f"m_{person}", person=person), said)
+    lanes = {lane.ref.lane: lane for lane in await desk.claim_lanes()}
+    forwards = [decided(lanes[name], matched(rule)) for name in ("person:1", "person:2")]
+    backwards = [decided(lanes[name], matched(rule)) for name in ("comment:c_2", "comment:c_1")]
+
+    async with await psycopg.AsyncConnection.connect(module_database_url) as other:
+        await other.execute(
+            """
+            insert into mark (page_id, mark_key, event_id, rule_id)
+            values (%s, %s, 1, %s)
+            """,
+            [PAGE, f"once:{rule.rule_id}:messaging:1", rule.rule_id],
+        )
+        both = [asyncio.create_task(desk.commit(*lanes)) for lanes in (forwards, backwards)]
+        await a_lock_is_waited_for(desk, times=2)
+        marked = await desk.rows.query(
+            "select from pg_locks where locktype = 'advisory' and granted"
+        )
+        await other.rollback()
+    decisions = [
+        decision.reason
+        for response in await asyncio.gather(*both)
+        for result in response.results
+        for decision in result.decisions
+    ]
+
+    assert len(marked) == 2
+    assert sorted(decisions) == ["fired", "fired", "once_per_person", "once_per_person"]
+
+
+async def a_lock_is_waited_for(desk: Desk, times: int = 1) -> None:
+    async with asyncio.timeout(5):
+        while len(await desk.rows.query("select from pg_locks where not granted")) < times:
+            await asyncio.sleep(0.01)

@@ -46,7 +46,7 @@ from pagewire.type.v1.reply_pb2 import (
 )
 from pagewire.type.v1.rule_pb2 import Action, HideAction, LabelAction
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
-from pagewire_store import ids, outbox
+from pagewire_store import ids, outbox, pages
 from pagewire_store.database import in_transaction
 from pagewire_store.enqueuing import ClientKeyReused, CommentUnknown, PageDisconnected
 from pagewire_store.outbox_servicer import OutboxServicer
@@ -763,6 +763,36 @@ async def test_disconnecting_fails_what_waits_and_leaves_what_is_under_way(desk:
         ("sending", ""),
     ]
     assert await desk.record(one.tag, VERDICT_ACCEPTED, mid="m_ours") == "sent"
+
+
+async def test_disconnecting_fails_so_much_of_a_long_queue_and_the_sweep_the_rest(
+    desk: Desk,
+) -> None:
+    await desk.receive(message("m_1"))
+    await desk.decide(matched())
+    await desk.rows.query(
+        """
+        insert into outbox (page_id, reply_id, lane, ordinal, kind, origin, person_id, state,
+            expires_at, content)
+        select page_id, 100000 + n, 'person:x' || n, 1, kind, 'person', 'x' || n, 'ready',
+            expires_at, content
+        from outbox, generate_series(1, :more) n
+        """,
+        more=2 * outbox.CHUNK,
+    )
+
+    async def disconnect(connection: Any) -> None:
+        await pages.disconnect(connection, PAGE)
+        await outbox.fail_unsent(connection, PAGE)
+
+    await in_transaction(desk.pools.work, disconnect)
+    failed = await desk.rows.query("select from outbox where state = 'failed'")
+    claimed = await desk.claim_replies()
+    swept = await desk.sweep()
+
+    left = await desk.rows.query("select from outbox where state_reason <> 'page_disconnected'")
+    assert (len(failed), claimed) == (outbox.CHUNK, [])
+    assert (swept, left) == (outbox.CHUNK + 1, [])
 
 
 async def test_a_parked_reply_that_is_retried_goes_behind_its_lane(desk: Desk) -> None:

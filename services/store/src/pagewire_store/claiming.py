@@ -36,6 +36,8 @@ MICROSECOND = timedelta(microseconds=1)
 
 DEFAULT_EVENTS = 10
 MAX_EVENTS = 100
+ENDED_AT_ONCE = 500
+"""Events of disconnected pages that one transaction ends; the next claim ends the next."""
 MAX_BYTES = 6 * 2**20
 """Of events in one answer, before the last: a message holds 16 MiB, a large event some 6."""
 
@@ -91,7 +93,7 @@ _PAGES = Bulk(
     page_id=TEXT,
 )
 
-# Ends the pending events of lanes whose page is no longer connected.
+# Ends the first pending events of lanes whose page is no longer connected.
 _END = Bulk(
     """
     with ending as (
@@ -99,7 +101,7 @@ _END = Bulk(
         from {rows} cross join lateral (
             select p.page_id, p.event_key from event p
             where p.page_id = n.page_id and p.lane = n.lane and p.state = 'pending'
-            offset 0) e),
+            order by p.number limit n.at_most) e),
     ended as (
         update event e set state = 'done' from ending
         where e.page_id = ending.page_id and e.event_key = ending.event_key
@@ -114,6 +116,7 @@ _END = Bulk(
     """,
     page_id=TEXT,
     lane=TEXT,
+    at_most=BIGINT,
 )
 
 # Frees lanes in which nothing is pending.
@@ -128,7 +131,7 @@ _FREE = Bulk(
     lane=TEXT,
 )
 
-# Gives lanes back for which an answer had no room.
+# Gives lanes back for which an answer had no room, or that may have more to be ended.
 _GIVE_BACK = Bulk(
     """
     update lane l set lease_owner = null, lease_until = null
@@ -270,14 +273,18 @@ class Claims:
             else:
                 too_much.add((pending.page_id, pending.lane))
 
-        ended = [x for x in leases if x.page_id not in pages]
-        without = [x for x in leases if x.page_id in pages and x[:2] not in events]
-        idle = [x for x in without if x[:2] not in too_much]
-        said = [_END.over([lease[:2] for lease in ended])] if ended else []
-        if ended or idle:
-            said.append(_FREE.over([lease[:2] for lease in (*ended, *idle)]))
-        if later := [lease[:2] for lease in without if lease[:2] in too_much]:
-            said.append(_GIVE_BACK.over(later))
+        pending_in = events.keys() | too_much
+        idle = [x[:2] for x in leases if x[:2] not in pending_in]
+        ending = [x[:2] for x in leases if x[:2] in pending_in and x.page_id not in pages]
+        later = [x[:2] for x in leases if x[:2] in too_much - events.keys() and x.page_id in pages]
+        said = []
+        if ending:
+            each = max(1, ENDED_AT_ONCE // len(ending))
+            said.append(_END.over([(*lane, each) for lane in ending]))
+        if idle:
+            said.append(_FREE.over(idle))
+        if given_back := later + ending:
+            said.append(_GIVE_BACK.over(given_back))
         await trip(connection, *said, COMMIT)
         return [
             _claimed_lane(lease, pages[lease.page_id], events[lease[:2]])

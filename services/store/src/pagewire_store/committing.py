@@ -1,7 +1,7 @@
 """Committing decisions: marks, decision, outbox rows and the event's end, in one transaction.
 
 The lane's lock and its epoch make a lane's events happen one at a time; what was decided once is
-answered again. Locks: lane, (event), mark; decisions and outbox rows are new ones.
+answered again. Locks: lane, then all marks; decisions and outbox rows are new ones.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ Connection = psycopg.AsyncConnection[Any]
 LaneKey = tuple[str, str]
 
 REPLIES_A_MINUTE = 30
-# More rows of a lane than this in a minute are not looked through for the cap.
+# More rows of a lane than this in a minute are not looked through for the cap: it can't be greater.
 CAP_LOOKS_AT = 200
+DECLINED_AT_ONCE = 1000
+"""Events that disconnecting their page ends in its own transaction, which must be short."""
 
 log = get_logger(__name__)
 
@@ -371,6 +373,7 @@ async def _commit(connection: Connection, lanes: list[_Lane], cap: int) -> _Comm
     held = _hold(lanes, locked, await _repeated(connection, lanes, pending))
     cases = _cases(held, pending)
     await _weigh(connection, cases)
+    await _lock_marks(connection, cases)
     writes = await _decide(connection, cases, cap)
     waiting = await _write(connection, held, writes) if held else False
     response = CommitDecisionsResponse(results=[lane.result() for lane in lanes])
@@ -448,6 +451,15 @@ async def _weigh(connection: Connection, cases: Sequence[_Case]) -> None:
         _plan(cases[row.ord - 1], row)
 
 
+async def _lock_marks(connection: Connection, cases: Iterable[_Case]) -> None:
+    """Waits for all marks that may be taken at once: two lanes may have the same two people."""
+    wished = {
+        (case.row.page_id, wish.key) for case in cases for plan in case.plans for wish in plan.marks
+    }
+    if wished:
+        await marks.reserve(connection, wished)
+
+
 def _plan(case: _Case, known: Any) -> None:
     facts = Facts(
         event=case.event,
@@ -476,10 +488,10 @@ async def _decide(connection: Connection, cases: Sequence[_Case], cap: int) -> _
     for case in cases:
         if case.lane.blocked_until is not None:
             continue  # put off, behind the one that failed
-        if case.failure:
-            _fail(case, writes)
-        elif case.bar is not None:
+        if case.bar is not None:
             _end(case, writes, case.bar.outcome, case.bar.reason, [])
+        elif case.failure:
+            _fail(case, writes)
         else:
             await _choose(connection, case, cap, writes)
     return writes
@@ -685,7 +697,12 @@ def _micros(time: datetime) -> int:
 
 _PENDING_LANES = """
 select lane from lane
-where page_id = %(page_id)s and pending > 0 order by lane for update
+where page_id = %(page_id)s and pending > 0 and lane in (
+    select lane from (
+        select lane, sum(pending) over (order by lane) as events from lane
+        where page_id = %(page_id)s and pending > 0
+    ) l where events <= %(at_most)s)
+order by lane for update
 """
 
 _DECLINE = """
@@ -734,10 +751,11 @@ where page_id = %(page_id)s and lane = %(lane)s
 async def decline_pending(connection: AsyncConnection, page_id: str, reason: str) -> None:
     """Ends the pending events of a page declined, in the transaction that disconnects it.
 
-    What an ingest brings that saw it connected still, ends when its lane is claimed.
+    At most `DECLINED_AT_ONCE`, lane by lane: of a longer backlog the other lanes end when they are
+    claimed, as does what an ingest brings that saw it connected still.
     """
     raw = await driver(connection)
-    values: dict[str, Any] = {"page_id": page_id, "reason": reason}
+    values: dict[str, Any] = {"page_id": page_id, "reason": reason, "at_most": DECLINED_AT_ONCE}
     locked = await raw.execute(_PENDING_LANES, values)
     values["lanes"] = [row[0] for row in await locked.fetchall()]
     for statement in (_DECLINE, _EMPTY_LANES):

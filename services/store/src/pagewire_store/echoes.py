@@ -48,14 +48,21 @@ _INSTAGRAM = """
 select page_id from page where page_id = any(%(pages)s::text[]) and platform = 'instagram'
 """
 
-# Whose echo may still turn out to be a reply's that is in flight. A private reply whose person is
-# not known yet may be to anybody.
+# Whose echo may still turn out to be a reply's that is in flight.
 _AWAITED = """
 select distinct n.page_id, n.person_id
 from unnest(%(pages)s::text[], %(persons)s::text[]) as n (page_id, person_id)
 join outbox o on o.page_id = n.page_id and o.state in ('sending', 'uncertain')
-    and o.kind in ('message', 'private_reply')
-    and (o.person_id = n.person_id or o.person_id is null)
+    and o.kind in ('message', 'private_reply') and o.person_id = n.person_id
+"""
+
+# A private reply whose person is not known yet may be to anybody. No conversation keeps its end
+# away, so its row does: who ends it will find those that waited.
+_AWAITED_BY_ALL = """
+select page_id from outbox
+where page_id = any(%(pages)s::text[]) and state in ('sending', 'uncertain')
+    and kind = 'private_reply' and person_id is null
+order by page_id, reply_id for share
 """
 
 _PAUSE = """
@@ -95,8 +102,8 @@ async def bind(connection: Connection, events: Sequence[Event], *, person_pause:
             _echoes.labels("foreign_tag" if ours is not None else "unknown_tag").inc()
         else:
             written.append(event)
-    await _pause(connection, written, person_pause)
     await settling.settle(connection, endings, person_pause=person_pause, known=tagged.values())
+    await _pause(connection, written, person_pause)
 
 
 async def bind_comments(
@@ -199,7 +206,10 @@ async def _awaited(connection: Connection, events: Sequence[Event]) -> set[tuple
         return set()
     values = {"pages": [e.page_id for e in events], "persons": [e.person_id for e in events]}
     rows = await _rows(connection, _AWAITED, values)
-    return {(row.page_id, row.person_id) for row in rows}
+    by_all = {row.page_id for row in await _rows(connection, _AWAITED_BY_ALL, values)}
+    return {(row.page_id, row.person_id) for row in rows} | {
+        (event.page_id, event.person_id) for event in events if event.page_id in by_all
+    }
 
 
 async def _comment_replies(

@@ -46,6 +46,8 @@ from pagewire_store.settling import Connection, Ending, Key, Settled
 from pagewire_store.transitions import Signal, State, after
 
 LOOK_LEASE = timedelta(seconds=30)
+CHUNK = 200
+"""Replies that one transaction settles: it holds their conversations, so it must be short."""
 TAG = "pw1."
 # A person who puts a reply back wants it sent; sync still knows Meta's windows.
 SECOND_LIFE = timedelta(hours=24)
@@ -163,7 +165,10 @@ from claimed o {_BESIDE} join attempt a on a.page_id = o.page_id and a.tag = o.t
 order by o.look_due_at
 """  # noqa: S608
 
-_UNSENT = "select page_id, reply_id, tag from outbox where page_id = %s and state = 'ready'"
+_UNSENT = """
+select page_id, reply_id, tag from outbox where page_id = %(page_id)s and state = 'ready'
+order by created_at limit %(at_most)s
+"""
 
 _LANE_OF = "select lane from outbox where page_id = %(page_id)s and reply_id = %(reply_id)s"
 
@@ -272,9 +277,13 @@ async def record_read_backs(
 async def fail_unsent(
     connection: AsyncConnection, page_id: str, *, person_pause: timedelta = timedelta()
 ) -> None:
-    """Fails what waits to be sent for a page that is being disconnected, in its transaction."""
+    """Fails what waits to be sent for a page that is being disconnected, in its transaction.
+
+    Of a long queue, the first `CHUNK`: nobody is handed the rest, and the sweep fails it.
+    """
     raw = await driver(connection)
-    rows = await (await raw.execute(_UNSENT, [page_id])).fetchall()
+    values = {"page_id": page_id, "at_most": CHUNK}
+    rows = await (await raw.execute(_UNSENT, values)).fetchall()
     endings = [
         Ending(page, reply, tag, Signal.DISCONNECTED, Signal.DISCONNECTED.value)
         for page, reply, tag in rows

@@ -10,6 +10,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from pagewire_runtime.settings import CommonSettings, Listen
+from pagewire_store.committing import CAP_LOOKS_AT
 from pagewire_store.tokens import TokenKeys, parse_token_keys
 
 
@@ -112,6 +113,7 @@ class Settings(CommonSettings):
     automatic_replies_per_minute: int = Field(
         30,
         ge=1,
+        le=CAP_LOOKS_AT,
         validation_alias="STORE_AUTOMATIC_REPLIES_PER_MINUTE",
         description="The most that rules answer in one lane: a guard against loops.",
     )

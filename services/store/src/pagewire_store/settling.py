@@ -11,7 +11,7 @@ import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import class_row, tuple_row
@@ -37,6 +37,8 @@ from pagewire_store.transitions import (
 
 Connection = psycopg.AsyncConnection[Any]
 Key = tuple[str, int]
+_Wait = tuple[str, str, datetime]
+"""Page, person, and since when an echo may have waited."""
 
 META_INBOX_APP_ID = "263902037430900"
 """The app id that echoes of Meta's own inbox name (Messenger platform, message_echoes)."""
@@ -217,10 +219,9 @@ where o.page_id = %(page_id)s and o.reply_id = %(reply_id)s and o.tag = %(tag)s
   and p.state <> 'blocked'
 """
 
-_LOCK_CONVERSATIONS = """
+_LOCK_CONVERSATION = """
 select 1 from conversation
-where (page_id, participant_id) in (select * from unnest(%(pages)s::text[], %(persons)s::text[]))
-order by page_id, participant_id for update
+where page_id = %(page_id)s and participant_id = %(person_id)s for update
 """
 
 _WROTE_LAST = """
@@ -287,6 +288,18 @@ cross join lateral (
 where o.reply_id <> n.reply_id
 """
 
+# To whom an echo may have gone that waited for a private reply whose person nobody knows. An echo
+# moves its conversation.
+_WAITING_FOR_ANYBODY = f"""
+select distinct c.page_id, c.participant_id, a.started_at - %(clocks_differ)s
+from outbox o join attempt a on a.page_id = o.page_id and a.tag = o.tag
+join conversation c on c.page_id = o.page_id
+    and c.updated_at >= a.started_at - %(clocks_differ)s
+    and c.last_outbound_at >= a.started_at - %(clocks_differ)s
+where (o.page_id, o.reply_id) in {_NAMED}
+order by 1, 2
+"""  # noqa: S608
+
 # Echoes that waited for a reply in flight, and turned out to be none of ours: a person wrote them.
 _PAUSE_BY_WAITING_ECHOES = """
 update conversation c
@@ -337,9 +350,12 @@ async def settle(
     if not endings:
         return Settled({}, freed=False)
     accepted = [ending for ending in endings if ending.signal is Signal.ACCEPTED]
+    to_anybody = [reply.key for reply in replies.values() if _is_to_anybody(reply)]
+    others = await _waiting_for_anybody(connection, to_anybody)
     async with connection.pipeline():
-        await _lock_conversations(connection, replies.values())
-        await _show(connection, accepted, replies)
+        shown = [_shown(ending, replies[ending.key]) for ending in accepted]
+        await _lock_conversations(connection, replies.values(), shown, others)
+        await _show(connection, shown)
         await marks.lock(connection, sorted(replies))
         locked = await _lock(connection, replies)
         bound = await _bound_elsewhere(connection, accepted)
@@ -372,27 +388,42 @@ async def _lock(connection: Connection, keys: Collection[Key]) -> psycopg.AsyncC
     return await connection.cursor(row_factory=class_row(_Row)).execute(_LOCK, _named(keys))
 
 
-async def _lock_conversations(connection: Connection, replies: Iterable[Reply]) -> None:
-    """Keeps echoes of Instagram out while it is found out whose they are."""
-    known = [reply for reply in replies if reply.platform == "instagram" and reply.person_id]
-    if known:
-        pages, persons = [r.page_id for r in known], [r.person_id for r in known]
-        await connection.execute(_LOCK_CONVERSATIONS, {"pages": pages, "persons": persons})
-
-
-async def _show(
-    connection: Connection, accepted: Sequence[Ending], replies: Mapping[Key, Reply]
+async def _lock_conversations(
+    connection: Connection,
+    replies: Iterable[Reply],
+    shown: Iterable[Mapping[str, Any]],
+    others: Iterable[_Wait],
 ) -> None:
-    """Shows what Graph took where people look: conversations, messages, comments, labels."""
-    shown = [_shown(ending, replies[ending.key]) for ending in accepted]
-    messages = [row for row in shown if row["is_message"] and row["person_id"]]
-    by_person = sorted(messages, key=lambda row: (row["page_id"], row["person_id"]))
+    """Takes the batch's conversations in one order: where Graph took a message it was written last.
+
+    Those of Instagram are held anyway: no echo comes in while it is found out whose they are.
+    """
+    steps: list[tuple[LiteralString, Mapping[str, Any]]] = [
+        (_LOCK_CONVERSATION, vars(reply))
+        for reply in replies
+        if reply.platform == "instagram" and reply.person_id
+    ]
+    steps += [
+        (_LOCK_CONVERSATION, {"page_id": page, "person_id": person}) for page, person, _ in others
+    ]
+    # An echo has moved its conversation itself.
+    steps += [(_WROTE_LAST, row) for row in shown if _in_conversation(row) and row["via"] != "echo"]
+    for statement, values in sorted(
+        steps, key=lambda step: (step[1]["page_id"], step[1]["person_id"])
+    ):
+        await connection.execute(statement, values)
+
+
+def _in_conversation(row: Mapping[str, Any]) -> bool:
+    return bool(row["is_message"] and row["person_id"])
+
+
+async def _show(connection: Connection, shown: Sequence[Mapping[str, Any]]) -> None:
+    """Shows what Graph took where people look: messages, comments, labels."""
     by_mid = sorted(shown, key=lambda row: (row["page_id"], row["mid"]))
     by_comment = sorted(shown, key=lambda row: (row["page_id"], row["comment_id"] or ""))
     for statement, rows in (
-        # An echo has moved its conversation itself.
-        (_WROTE_LAST, [row for row in by_person if row["via"] != "echo"]),
-        (_MESSAGE, [row for row in by_mid if row in messages and row["mid"]]),
+        (_MESSAGE, [row for row in by_mid if _in_conversation(row) and row["mid"]]),
         (_COMMENT, [row for row in by_mid if row["kind"] == "comment_reply" and row["mid"]]),
         (_ANSWERED, [r for r in by_comment if r["kind"] in ("comment_reply", "private_reply")]),
         (_HIDDEN, [row for row in by_comment if row["kind"] == "hide_comment"]),
@@ -585,17 +616,35 @@ async def _pause_by_waiting_echoes(
     pause: timedelta,
 ) -> None:
     """Pauses automation where an echo that waited for these replies is none of ours."""
-    asked = [row for row in landed if replies[row.key].platform == "instagram" and row.person_id]
-    if not asked:
+    asked = [row for row in landed if replies[row.key].platform == "instagram"]
+    waits = [
+        (row.page_id, row.person_id, (row.started_at or replies[row.key].now) - CLOCKS_DIFFER)
+        for row in asked
+        if row.person_id
+    ]
+    # Asked again: who came meanwhile saw the reply in flight, and waited too.
+    to_anybody = [row.key for row in asked if _is_to_anybody(replies[row.key])]
+    waits += await _waiting_for_anybody(connection, to_anybody)
+    if not waits:
         return
-    since = [(row.started_at or replies[row.key].now) - CLOCKS_DIFFER for row in asked]
-    values = {
-        "pages": [row.page_id for row in asked],
-        "persons": [row.person_id for row in asked],
-        "since": since,
-        "pause": pause,
-    }
+    pages, persons, since = zip(*waits, strict=True)
+    values = {"pages": list(pages), "persons": list(persons), "since": list(since), "pause": pause}
     await connection.execute(_PAUSE_BY_WAITING_ECHOES, values)
+
+
+def _is_to_anybody(reply: Reply) -> bool:
+    """Whether every nameless echo of the page may be of it."""
+    return (
+        reply.platform == "instagram" and reply.kind == "private_reply" and reply.person_id is None
+    )
+
+
+async def _waiting_for_anybody(connection: Connection, keys: Collection[Key]) -> list[_Wait]:
+    if not keys:
+        return []
+    values = {**_named(keys), "clocks_differ": CLOCKS_DIFFER}
+    found = await connection.cursor(row_factory=tuple_row).execute(_WAITING_FOR_ANYBODY, values)
+    return [(page, person, since) for page, person, since in await found.fetchall()]
 
 
 def _flies(row: _Row) -> bool:

@@ -12,12 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pagewire_store import settling
 from pagewire_store.database import driver, in_transaction
-from pagewire_store.outbox import DUE_LOOKS
+from pagewire_store.outbox import CHUNK, DUE_LOOKS
 from pagewire_store.settling import Ending
 from pagewire_store.transitions import PATIENCE, Signal
-
-CHUNK = 200
-"""Replies a transaction: it holds their conversations, so it must be short."""
 
 # Each says to which replies a signal applies. They are found without a lock and then settled under
 # theirs, by the tag that was seen: what went on meanwhile is left alone.
@@ -25,7 +22,8 @@ _TO = {
     # The sender died, or is too slow to be waited for.
     Signal.LAPSED: "from outbox o where o.state = 'sending' and o.lease_until <= now()",
     Signal.OUT_OF_TIME: "from outbox o where o.state = 'ready' and o.expires_at <= now()",
-    # Put in while the page was being disconnected, or back after an attempt that began before.
+    # Put in while the page was being disconnected, back after an attempt that began before, or more
+    # than disconnecting has failed itself.
     Signal.DISCONNECTED: """
         from page p join outbox o on o.page_id = p.page_id and o.state = 'ready'
         where not p.connected
