@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from pagewire_simulator.faults import Script
 from pagewire_simulator.ledger import CallRecord
+from pagewire_simulator.meta import Echoes
 from tests.support.live import Live, until
 
 
@@ -195,3 +197,22 @@ async def test_a_reply_by_hand_is_sent_once_and_pauses_rules_there(live: Live) -
     assert other.status_code == 409
     assert send.text == "a person here"
     assert (decision["outcome"], decision["reason"]) == ("declined", "person_active")
+
+
+async def test_what_was_decided_is_still_sent_after_its_rule_was_deleted(live: Live) -> None:
+    page = await live.page()
+    rule = await live.rule(page, "price")
+    await live.meta.change_account(page.id, echo=Echoes(when="never"))  # or it ends the wait
+    await live.meta.faults(Script(fault="slow", account=page.id, seconds=6, count=1))
+
+    first = await live.meta.say(page.id, "price one")
+    await live.meta.say(page.id, "price two", person=first.person)
+    decided = await live.decisions(page, 2)
+    before = len(await live.meta.sends(account=page.id))
+    await live.operator.delete(f"/api/rules/{rule['rule_id']}")
+    sends = await sends_of(live, page.id, 2)
+    await live.meta.faults()
+
+    assert [decision["outcome"] for decision in decided] == ["answered", "answered"]
+    assert before < 2  # the second waited for its turn while the rule was deleted
+    assert [send.text for send in sends] == ["about price"] * 2
