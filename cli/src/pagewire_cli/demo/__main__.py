@@ -52,9 +52,10 @@ async def demo(folder: Path, *, as_json: bool) -> int:
 
 
 async def _until_told(playing: Coroutine[None, None, int]) -> int:
-    """SIGTERM and SIGHUP end the play as Ctrl-C does: by taking everything down first."""
+    """A signal ends the play by taking everything down first, SIGINT also where a shell in the
+    background had it ignored."""
     task = asyncio.ensure_future(playing)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await task
 
