@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import psycopg
 
@@ -24,6 +24,7 @@ from pagewire_cli.embedded import embedded_postgres
 from pagewire_store.database import open_pools
 from pagewire_store.ingest import Ingestor
 from pagewire_store.migrating import migrate
+from pagewire_store.waking import Waking
 from pagewire_webhook.deliveries import delivery_of, new_delivery_id
 
 CALLERS = 64
@@ -63,7 +64,13 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
 async def _ways(url: str) -> AsyncIterator[dict[str, Store]]:
     """The ways to store a delivery."""
     pools = open_pools(url, 13)
-    ingestor = Ingestor(pools.ingest, wake=lambda: None, bind_echoes=_none, bind_comments=_none)
+    ingestor = Ingestor(
+        pools.ingest,
+        wake=lambda: None,
+        outbox=Waking(url),
+        bind_echoes=_none,
+        bind_comments=_none,
+    )
 
     async def ours(delivery: Delivery) -> None:
         (result,) = await ingestor.ingest([delivery])
@@ -99,8 +106,8 @@ values (%s, 'messenger', 'facebook', 'A page', 'healthy', true, now())
 """
 
 
-async def _none(*_: object) -> None:
-    """There are no echoes in these loads."""
+async def _none(*_: object, **__: object) -> NoReturn:
+    raise AssertionError("there are no echoes in these loads")
 
 
 async def _measure(store: Store, load: str, count: int, into: Rounds) -> None:

@@ -22,7 +22,7 @@ from pagewire.type.v1.decision_pb2 import Decision, Outcome
 from pagewire.type.v1.event_pb2 import EventKind, Trigger
 from pagewire.type.v1.page_pb2 import Login, Page, PageState, Platform
 from pagewire.type.v1.reply_pb2 import ReplyContent, ReplyState, Tag
-from pagewire.type.v1.rule_pb2 import Action, Rule, RuleVerdict, Span, TextMode
+from pagewire.type.v1.rule_pb2 import Action, LeftOut, Rule, RuleVerdict, Span, TextMode
 from pagewire_cli import replies, secretfile
 from pagewire_cli.main import main
 from pagewire_runtime.auth import caller
@@ -360,6 +360,21 @@ def test_a_try_shows_every_rule_with_its_reason_the_words_found_and_the_answer(
     assert lines[1].split() == ["✓", "price", "fired", "the", "[price]?"]
     assert lines[2].split() == ["hours", "text_no_match"]
     assert lines[3] == '→ reply "It is 10 euro"'
+
+
+def test_a_try_says_what_a_rule_leaves_out_and_why(
+    held: Pagewire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held.pages = [page("101")]
+    label = LeftOut(action="add_label", reason="label_unsupported")
+    fired = RuleVerdict(name="price", fired=True, reason="fired", left_out=[label])
+    answer = Action(reply=ReplyContent(text="It is 10 euro"))
+    held.tried.CopyFrom(TryRulesResponse(considered=[fired], actions=[answer]))
+
+    main(["rules", "try", "--page", "101", "the price?"])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "✗ add_label of price: label_unsupported"
 
 
 def test_the_last_decisions_are_shown_the_newest_at_the_bottom(

@@ -6,8 +6,10 @@ import pytest
 
 from pagewire.store.v1.operation_service_pb2 import ListDecisionsRequest, ListDecisionsResponse
 from pagewire.type.v1.decision_pb2 import Decision
+from pagewire.type.v1.rule_pb2 import LeftOut, RuleVerdict
 from pagewire_cli import decisions
-from pagewire_cli.decisions import following
+from pagewire_cli.decisions import following, row
+from pagewire_cli.shapes import to_json
 from pagewire_runtime.errors import InvalidArgument, Refusal, Unavailable
 
 if TYPE_CHECKING:
@@ -65,6 +67,15 @@ async def test_a_store_that_is_gone_for_a_while_is_waited_for_and_nothing_is_mis
 
     assert seen == [f"e-101-{number}" for number in range(1, 5)]
     assert capsys.readouterr().err == "pagewire: the store does not answer; trying again\n"
+
+
+def test_a_decision_names_what_its_rule_could_not_do() -> None:
+    label = LeftOut(action="add_label", reason="label_unsupported")
+    verdict = RuleVerdict(name="price", fired=True, reason="fired", left_out=[label])
+
+    shown = row(to_json(Decision(event_id="e-1-1", page_id="1", rules=[verdict])))
+
+    assert "price (no add_label: label_unsupported)" in shown
 
 
 @pytest.mark.parametrize("trouble", [InvalidArgument("page_id", "no"), Unavailable("the store")])

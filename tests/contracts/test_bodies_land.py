@@ -15,6 +15,7 @@ from pagewire.type.v1.event_pb2 import EventKind, Source, Trigger
 from pagewire_store import echoes
 from pagewire_store.database import Pools
 from pagewire_store.ingest import Ingestor
+from pagewire_store.waking import Waking
 from tests.support.bodies import (
     BODIES,
     EVENTS,
@@ -39,6 +40,7 @@ async def ingestor(pools: Pools, rows: Rows) -> AsyncIterator[Ingestor]:
     made = Ingestor(
         pools.ingest,
         wake=lambda: None,
+        outbox=Waking(""),
         bind_echoes=partial(echoes.bind, person_pause=pause),
         bind_comments=partial(echoes.bind_comments, person_pause=pause),
     )

@@ -1,13 +1,21 @@
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pagewire.store.v1.rule_book_service_pb2 import RuleBook
+from pagewire.store.v1.rule_book_service_pb2 import (
+    GetRuleBooksRequest,
+    GetRuleBooksResponse,
+    RuleBook,
+)
 from pagewire.type.v1.event_pb2 import Trigger
 from pagewire.type.v1.rule_pb2 import Rule
-from pagewire_rules.books import Books, compiled_rule
+from pagewire_rules.books import Books, StoreShelf, compiled_rule
 from pagewire_runtime.errors import Unavailable
+
+if TYPE_CHECKING:
+    from pagewire.store.v1.rule_book_service_pb2_grpc import RuleBookServiceAsyncStub
 
 
 class FakeShelf:
@@ -76,6 +84,51 @@ async def test_whoever_waits_meanwhile_shares_the_load() -> None:
     await asyncio.gather(*waiting)
 
     assert shelf.asked == [("page",)]
+
+
+class FakeStore:
+    """A store that answers with these parts, and remembers by which tokens they were asked for."""
+
+    def __init__(self, *parts: Sequence[RuleBook]) -> None:
+        self.parts = parts
+        self.tokens: list[str] = []
+
+    async def GetRuleBooks(self, request: GetRuleBooksRequest) -> GetRuleBooksResponse:
+        self.tokens.append(request.page_token)
+        nth = int(request.page_token or 0)
+        more = str(nth + 1) if nth + 1 < len(self.parts) else ""
+        return GetRuleBooksResponse(books=self.parts[nth], next_page_token=more)
+
+
+def part(page_id: str, version: int, *names: str) -> RuleBook:
+    rules = [Rule(name=name) for name in names]
+    return RuleBook(page_id=page_id, version=version, connected=True, rules=rules)
+
+
+async def fetched(store: FakeStore, *page_ids: str) -> list[tuple[str, int, list[str]]]:
+    books = await StoreShelf(cast("RuleBookServiceAsyncStub", store)).fetch(page_ids)
+    return [(book.page_id, book.version, [rule.name for rule in book.rules]) for book in books]
+
+
+async def test_books_that_come_in_parts_are_put_together() -> None:
+    store = FakeStore(
+        [part("1", 7, "a"), part("2", 5, "b")],
+        [part("2", 5, "c")],
+        [part("2", 5, "d"), part("3", 0)],
+    )
+
+    books = await fetched(store, "1", "2", "3")
+
+    assert books == [("1", 7, ["a"]), ("2", 5, ["b", "c", "d"]), ("3", 0, [])]
+    assert store.tokens == ["", "1", "2"]
+
+
+async def test_of_a_book_that_changed_between_its_parts_only_the_new_one_is_kept() -> None:
+    store = FakeStore([part("1", 7, "a", "b")], [part("1", 8, "x", "a")], [part("1", 8, "b")])
+
+    books = await fetched(store, "1")
+
+    assert books == [("1", 8, ["x", "a", "b"])]
 
 
 async def test_a_store_that_lags_behind_the_claim_makes_the_call_try_again() -> None:

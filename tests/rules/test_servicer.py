@@ -17,7 +17,16 @@ from pagewire.store.v1.rule_book_service_pb2_grpc import (
     add_RuleBookServiceServicer_to_server,
 )
 from pagewire.type.v1.event_pb2 import Event, Trigger
-from pagewire.type.v1.rule_pb2 import Action, HideAction, Rule, RuleVerdict, TextMode
+from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER
+from pagewire.type.v1.rule_pb2 import (
+    Action,
+    HideAction,
+    LabelAction,
+    LeftOut,
+    Rule,
+    RuleVerdict,
+    TextMode,
+)
 from pagewire_rules.access import METHOD_ROLES, SERVICE
 from pagewire_rules.books import Books, StoreShelf
 from pagewire_rules.servicer import RuleServicer
@@ -53,6 +62,7 @@ class FakeStore(RuleBookServiceServicer):
     def __init__(self) -> None:
         self.rules: dict[str, Rule] = {}
         self.version = 0
+        self.platform = PLATFORM_MESSENGER
 
     async def CreateRule(self, request: store_pb.CreateRuleRequest, context: Any) -> Any:
         rule = Rule()
@@ -88,6 +98,7 @@ class FakeStore(RuleBookServiceServicer):
                 version=self.version,
                 rules=self._ranked(),
                 connected=page_id == PAGE,
+                platform=self.platform,
             )
             for page_id in request.page_ids
         ]
@@ -267,7 +278,7 @@ async def test_every_rule_that_matches_is_a_candidate_by_rank_with_its_texts_fil
     ]
 
 
-async def test_actions_that_need_a_comment_are_left_out_for_a_message(
+async def test_a_candidate_has_all_its_actions_so_that_the_store_can_say_what_it_leaves_out(
     rules: "RuleServiceAsyncStub", evaluator: "RuleServiceAsyncStub", store: FakeStore
 ) -> None:
     made = rule("price")
@@ -286,7 +297,7 @@ async def test_actions_that_need_a_comment_are_left_out_for_a_message(
         [action.WhichOneof("action") for action in evaluation.candidates[0].actions]
         for evaluation in answer.evaluations
     ]
-    assert kinds == [["reply"], ["reply", "hide_comment"]]
+    assert kinds == [["reply", "hide_comment"]] * 2
 
 
 async def test_a_try_names_every_rule_with_its_reason_and_has_no_effect(
@@ -326,6 +337,75 @@ async def test_a_rule_that_continues_lets_the_next_one_fire_too(
     )
 
     assert [action.reply.text for action in answer.actions] == ["one", "two"]
+
+
+async def test_on_instagram_a_try_leaves_a_label_out_and_says_so(
+    rules: "RuleServiceAsyncStub", store: FakeStore
+) -> None:
+    store.platform = PLATFORM_INSTAGRAM
+    made = rule("price")
+    made.then.append(Action(add_label=LabelAction(name="lead")))
+    await created(rules, made)
+
+    answer = await rules.TryRules(
+        pb.TryRulesRequest(page_id=PAGE, event=Trigger.TRIGGER_MESSAGE, text="price")
+    )
+
+    (verdict,) = answer.considered
+    assert (verdict.fired, verdict.reason) == (True, "fired")
+    assert list(verdict.left_out) == [LeftOut(action="add_label", reason="label_unsupported")]
+    assert [action.WhichOneof("action") for action in answer.actions] == ["reply"]
+
+
+async def test_on_instagram_a_rule_with_labels_alone_does_not_fire_and_the_next_one_does(
+    rules: "RuleServiceAsyncStub", store: FakeStore
+) -> None:
+    store.platform = PLATFORM_INSTAGRAM
+    label = rule("price", priority=9)
+    del label.then[:]
+    label.then.append(Action(add_label=LabelAction(name="lead")))
+    await created(rules, label)
+    await created(rules, rule("price", priority=5, reply="next"))
+
+    answer = await rules.TryRules(
+        pb.TryRulesRequest(page_id=PAGE, event=Trigger.TRIGGER_MESSAGE, text="price")
+    )
+
+    assert [(verdict.fired, verdict.reason) for verdict in answer.considered] == [
+        (False, "label_unsupported"),
+        (True, "fired"),
+    ]
+    assert [action.reply.text for action in answer.actions] == ["next"]
+
+
+async def test_on_messenger_a_rule_with_labels_alone_fires(rules: "RuleServiceAsyncStub") -> None:
+    label = rule("price")
+    del label.then[:]
+    label.then.append(Action(add_label=LabelAction(name="lead")))
+    await created(rules, label)
+
+    answer = await rules.TryRules(
+        pb.TryRulesRequest(page_id=PAGE, event=Trigger.TRIGGER_MESSAGE, text="price")
+    )
+
+    assert [verdict.reason for verdict in answer.considered] == ["fired"]
+
+
+async def test_a_rule_that_was_tried_and_lost_leaves_nothing_out(
+    rules: "RuleServiceAsyncStub", store: FakeStore
+) -> None:
+    store.platform = PLATFORM_INSTAGRAM
+    await created(rules, rule("price", priority=9))
+    behind = rule("price", priority=5)
+    behind.then.append(Action(add_label=LabelAction(name="lead")))
+    await created(rules, behind)
+
+    answer = await rules.TryRules(
+        pb.TryRulesRequest(page_id=PAGE, event=Trigger.TRIGGER_MESSAGE, text="price")
+    )
+
+    assert answer.considered[1].reason == "lower_priority"
+    assert list(answer.considered[1].left_out) == []
 
 
 async def test_a_draft_is_tried_in_the_place_that_its_priority_gives_it(

@@ -3,11 +3,13 @@ import json
 import os
 import signal
 import sys
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
 from pagewire_simulator import control, settings
+from pagewire_simulator.main import main
 from pagewire_simulator.simulator import Simulator
 from tests.support.simulator import APP
 
@@ -38,6 +40,36 @@ async def test_the_process_says_where_it_listens_and_ends_with_0_on_sigterm() ->
     assert line["message"] == f"listening on {line['url']}"
     assert health.json() == {"status": "ok", "webhook_verified": False}
     assert status == 0
+
+
+def test_the_help_tells_of_every_variable_and_the_settings_read_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Watched(dict[str, str]):
+        """An environment that remembers what was asked of it."""
+
+        asked: ClassVar[set[str]] = set()
+
+        def get(self, name: str, default: Any = None) -> Any:
+            self.asked.add(name)
+            return super().get(name, default)
+
+    settings.read(Watched(ENVIRONMENT))
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert Watched.asked == set(settings.VARIABLES)
+    assert all(name in shown and what in shown for name, what in settings.VARIABLES.items())
+
+
+def test_an_argument_that_it_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--port=1"])
+
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --port=1" in capsys.readouterr().err
 
 
 def test_the_first_secret_signs_and_instagrams_falls_back_to_it() -> None:

@@ -13,6 +13,7 @@ from pagewire.store.v1.lane_service_pb2 import (
 )
 from pagewire.type.v1.event_pb2 import TRIGGER_MESSAGE
 from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER
+from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_store.claiming import Claims
 from pagewire_store.database import Pools
@@ -47,7 +48,7 @@ def waking() -> Waking:
 
 @pytest.fixture
 def claims(pools: Pools, waking: Waking) -> Claims:
-    return Claims(pools.work, waking, lease=LEASE)
+    return Claims(pools.live, waking, lease=LEASE)
 
 
 async def claim(claims: Claims, lanes: int = 10, **fields: Any) -> list[ClaimedLane]:
@@ -143,7 +144,7 @@ async def test_no_more_events_are_handed_over_than_asked_for(
 async def test_a_claim_is_no_larger_than_an_answer_may_be_and_the_rest_is_for_the_next(
     ingestor: Ingestor, pools: Pools, waking: Waking, database: Database
 ) -> None:
-    claims = Claims(pools.work, waking, lease=LEASE, max_bytes=1_500)
+    claims = Claims(pools.live, waking, lease=LEASE, max_bytes=1_500)
     for person in "123":
         texts = (message(f"m_{person}{n}", n, person=person, text="x" * 500) for n in range(2))
         await ingestor.ingest([delivery(*texts)])
@@ -162,7 +163,7 @@ async def test_a_claim_is_no_larger_than_an_answer_may_be_and_the_rest_is_for_th
 async def test_an_event_larger_than_that_is_handed_over_by_itself(
     ingestor: Ingestor, pools: Pools, waking: Waking
 ) -> None:
-    claims = Claims(pools.work, waking, lease=LEASE, max_bytes=100)
+    claims = Claims(pools.live, waking, lease=LEASE, max_bytes=100)
     await ingestor.ingest([delivery(message("m_1", 1, text="x" * 500), message("m_2", 2))])
 
     (lane,) = await claim(claims)
@@ -229,6 +230,11 @@ async def test_a_lane_that_was_given_back_counts_against_nobody(
     assert [event.attempts for event in lane.events] == [0]
 
 
+def taken_over(*, parked: str) -> float:
+    name = "pagewire_lanes_taken_over_total"
+    return metrics.registry.get_sample_value(name, {"parked": parked}) or 0
+
+
 @pytest.mark.parametrize(
     "before",
     ["attempts = 7", "attempts = 1, first_failed_at = now() - interval '2 minutes'"],
@@ -240,9 +246,11 @@ async def test_an_event_at_which_dispatchers_die_is_parked_and_its_lane_goes_on(
     await database.rows(f"update event set {before} where event_key = 'message:m_1'")
     await claim(claims, owner="dispatcher-1")
     await lapse(database)
+    alarms = taken_over(parked="true")
 
     (lane,) = await claim(claims, owner="dispatcher-2")
 
+    assert taken_over(parked="true") == alarms + 1
     assert [event.event.message.mid for event in lane.events] == ["m_2"]
     assert await database.values("select state from event order by number") == ["parked", "pending"]
     assert await database.rows(
@@ -298,7 +306,7 @@ async def test_claimers_at_the_same_time_never_share_a_lane(
     ingestor: Ingestor, pools: Pools, waking: Waking
 ) -> None:
     await send(ingestor, *(f"{number}" for number in range(40)))
-    claimers = [Claims(pool, waking, lease=LEASE) for pool in (pools.work, pools.upkeep)]
+    claimers = [Claims(pool, waking, lease=LEASE) for pool in (pools.live, pools.ingest)]
 
     taken = await asyncio.gather(*(claim(claimers[n % 2], 7) for n in range(4)))
     taken.append(await claim(claimers[0], 40))

@@ -2,6 +2,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from pagewire.store.v1.lane_service_pb2 import (
     COMMIT_STATE_COMMITTED,
@@ -10,6 +11,7 @@ from pagewire.store.v1.lane_service_pb2 import (
     EventDecision,
     LaneDecisions,
 )
+from pagewire.store.v1.outbox_service_pb2 import VERDICT_ACCEPTED
 from pagewire.type.v1.decision_pb2 import (
     OUTCOME_ANSWERED,
     OUTCOME_DECLINED,
@@ -19,7 +21,15 @@ from pagewire.type.v1.decision_pb2 import (
 )
 from pagewire.type.v1.event_pb2 import ID_SPACE_UNSPECIFIED, Event
 from pagewire.type.v1.reply_pb2 import ReplyContent
-from pagewire.type.v1.rule_pb2 import Action, Evaluation, HideAction, LabelAction, RuleVerdict
+from pagewire.type.v1.rule_pb2 import (
+    Action,
+    Evaluation,
+    HideAction,
+    LabelAction,
+    LeftOut,
+    RuleVerdict,
+)
+from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_store import committing, ids, pages
 from pagewire_store.database import in_transaction
@@ -48,6 +58,11 @@ async def claimed(desk: Desk, *events: Event) -> ClaimedLane:
     await desk.receive(*events)
     (lane,) = await desk.claim_lanes()
     return lane
+
+
+def failures(*, parked: str) -> float:
+    name = "pagewire_event_failures_total"
+    return metrics.registry.get_sample_value(name, {"parked": parked}) or 0
 
 
 def reasons(decision: Decision) -> list[str]:
@@ -319,24 +334,51 @@ async def test_the_cap_of_automatic_replies_a_minute_holds_in_the_lane(desk: Des
     assert (later.outcome, later.reason) == (OUTCOME_DECLINED, "rate_capped")
 
 
-async def test_the_greatest_cap_that_can_be_set_holds(desk: Desk) -> None:
-    await desk.receive(message("m_0"))
+async def test_the_cap_counts_replies_behind_any_number_of_hidings(desk: Desk) -> None:
+    await desk.receive(comment("c_0"))
     await desk.decide(matched())
     await desk.rows.query(
         """
-        insert into outbox (page_id, reply_id, lane, ordinal, kind, origin, person_id, state,
+        insert into outbox (page_id, reply_id, lane, ordinal, kind, origin, comment_id, state,
             expires_at)
-        select page_id, 100000 + n, lane, 1 + n, kind, origin, person_id, 'sent', expires_at
-        from outbox, generate_series(1, :more) n
-        """,
-        more=committing.CAP_LOOKS_AT,
+        select page_id, 100000 + n, lane, 1 + n, 'hide_comment', origin, comment_id, 'sent',
+            expires_at
+        from outbox, generate_series(1, 500) n
+        """
     )
     await desk.rows.query("update lane set last_ordinal = 1000")
-    await desk.receive(message("m_1"))
+    await desk.receive(comment("c_1", lane="comment:c_0"))
 
-    (decision,) = await desk.decide(matched(), cap=committing.CAP_LOOKS_AT)
+    (decision,) = await desk.decide(matched(), cap=1)
 
     assert decision.reason == "rate_capped"
+
+
+async def test_private_replies_to_a_person_count_with_the_messages_to_them(desk: Desk) -> None:
+    await desk.receive(comment("c_0"))
+    await desk.decide(matched(candidate(Action(private_reply=ReplyContent(text="Hello")))))
+    (reply,) = await desk.claim_replies()
+    await desk.record(reply.tag, VERDICT_ACCEPTED, mid="m_sent", recipient_id=PERSON)
+    await desk.receive(message("m_1"))
+
+    (decision,) = await desk.decide(matched(), cap=1)
+
+    assert decision.reason == "rate_capped"
+
+
+async def test_the_cap_of_a_page_holds_over_all_its_people(desk: Desk) -> None:
+    for person in ("2001", "2002", "2003"):
+        await desk.receive(message(f"m_{person}", person=person))
+    lanes = await desk.claim_lanes()
+
+    response = await desk.commit(*(decided(lane, matched()) for lane in lanes), page_cap=2)
+
+    reasons = sorted(one.reason for result in response.results for one in result.decisions)
+    assert reasons == ["fired", "fired", "page_rate_capped"]
+    await desk.receive(message("m_2004", person="2004"))
+    (lane,) = await desk.claim_lanes()
+    later = await desk.commit(decided(lane, matched()), page_cap=2)
+    assert later.results[0].decisions[0].reason == "page_rate_capped"
 
 
 async def test_the_cap_forgets_replies_of_more_than_a_minute_ago(desk: Desk) -> None:
@@ -357,6 +399,34 @@ async def test_labels_and_hiding_are_no_replies_for_the_cap(desk: Desk) -> None:
     response = await desk.commit(decided(lane, label, label), cap=0)
 
     assert [one.reason for one in response.results[0].decisions] == ["fired", "fired"]
+
+
+async def test_a_label_that_instagram_lacks_is_left_out_and_the_record_says_so(desk: Desk) -> None:
+    await desk.rows.query("update page set platform = 'instagram'")
+    await desk.receive(message())
+    label = Action(add_label=LabelAction(name="lead"))
+
+    (decision,) = await desk.decide(matched(candidate(says(), label), candidate(label, rule="b")))
+
+    stored = Decision.FromString((await desk.rows.one("select verdicts from decision")).verdicts)
+    assert list(stored.rules) == list(decision.rules)
+    fired, behind = decision.rules
+    assert (fired.fired, fired.reason) == (True, "fired")
+    assert list(fired.left_out) == [LeftOut(action="add_label", reason="label_unsupported")]
+    assert (behind.reason, list(behind.left_out)) == ("lower_priority", [])
+
+
+async def test_a_rule_of_which_everything_is_left_out_names_each_action(desk: Desk) -> None:
+    await desk.rows.query("update page set platform = 'instagram'")
+    await desk.receive(message())
+    label = Action(add_label=LabelAction(name="lead"))
+    hiding = Action(hide_comment=HideAction(hidden=True))
+
+    (decision,) = await desk.decide(matched(candidate(label, hiding)))
+
+    (verdict,) = decision.rules
+    assert (decision.reason, verdict.reason) == ("label_unsupported", "label_unsupported")
+    assert [each.reason for each in verdict.left_out] == ["label_unsupported", "not_a_comment"]
 
 
 async def test_a_losing_rule_has_lower_priority(desk: Desk) -> None:
@@ -488,6 +558,44 @@ async def test_after_eight_failures_the_event_is_parked_and_the_lane_goes_on(des
     assert (await desk.rows.one("select pending from lane")).pending == 0
 
 
+async def test_parking_an_event_raises_the_alarm_and_a_failure_before_it_does_not(
+    desk: Desk,
+) -> None:
+    await desk.receive(message())
+    await desk.decide("broken")
+    await desk.rows.query("update event set attempts = 7")
+    await desk.rows.query("update lane set blocked_until = null")
+    parked, failed = failures(parked="true"), failures(parked="false")
+
+    with capture_logs() as logged:
+        await desk.decide("broken")
+
+    event = await desk.rows.one("select event_id from event")
+    assert failures(parked="true") == parked + 1
+    assert failures(parked="false") == failed
+    assert logged == [
+        {
+            "event": "an event is parked",
+            "log_level": "error",
+            "logger_name": "pagewire_store.committing",
+            "page_id": PAGE,
+            "number": event.event_id,
+        }
+    ]
+
+
+async def test_a_failure_that_does_not_park_is_counted_without_an_alarm(desk: Desk) -> None:
+    await desk.receive(message())
+    parked, failed = failures(parked="true"), failures(parked="false")
+
+    with capture_logs() as logged:
+        await desk.decide("broken")
+
+    assert failures(parked="true") == parked
+    assert failures(parked="false") == failed + 1
+    assert logged == []
+
+
 async def test_two_minutes_after_its_own_first_failure_the_event_is_parked(desk: Desk) -> None:
     await desk.receive(message())
     await desk.decide("broken")
@@ -514,7 +622,7 @@ async def test_a_parked_event_that_is_retried_is_pending_at_the_end_of_its_lane(
     parked = await desk.rows.one("select event_id from event where state = 'parked'")
 
     done = await in_transaction(
-        desk.pools.work,
+        desk.pools.general,
         lambda connection: committing.retry_parked_event(connection, PAGE, parked.event_id),
     )
 
@@ -530,7 +638,7 @@ async def test_an_event_that_is_not_parked_is_not_retried(desk: Desk) -> None:
     event = await desk.rows.one("select event_id from event")
 
     done = await in_transaction(
-        desk.pools.work,
+        desk.pools.general,
         lambda connection: committing.retry_parked_event(connection, PAGE, event.event_id),
     )
 
@@ -542,7 +650,7 @@ async def test_disconnecting_ends_pending_events_declined(desk: Desk) -> None:
     lane = await claimed(desk, message("m_1"), message("m_2"))
 
     await in_transaction(
-        desk.pools.work,
+        desk.pools.general,
         lambda connection: committing.decline_pending(connection, PAGE, "page_disconnected"),
     )
 
@@ -565,7 +673,7 @@ async def test_disconnecting_leaves_the_rest_of_a_long_backlog_to_the_next_claim
         await pages.disconnect(connection, PAGE)
         await committing.decline_pending(connection, PAGE, "page_disconnected")
 
-    await in_transaction(desk.pools.work, disconnect)
+    await in_transaction(desk.pools.general, disconnect)
     at_once = await desk.rows.query("select from decision where reason = 'page_disconnected'")
     claimed = await desk.claim_lanes()
 

@@ -26,8 +26,9 @@ NOWHERE = "postgresql://nobody@/none?host=/nonexistent"
 
 def sizes(connections: int) -> list[int]:
     opened = open_pools(NOWHERE, connections)
-    engines = (opened.ingest, opened.work, opened.reads, opened.upkeep)
-    return [engine.pool.size() for engine in engines]  # type: ignore[attr-defined]
+    engines = (opened.general, opened.upkeep)
+    engine_sizes = [engine.pool.size() for engine in engines]  # type: ignore[attr-defined]
+    return [opened.ingest.size, opened.live.size, *engine_sizes]
 
 
 @pytest.mark.parametrize(
@@ -59,10 +60,10 @@ async def shown(engine: AsyncEngine, name: str) -> str:
 async def test_every_session_has_its_limits(pools: Pools) -> None:
     names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
 
-    assert [await shown(pools.reads, name) for name in names] == ["1200ms", "1s", "5s"]
+    assert [await shown(pools.general, name) for name in names] == ["1200ms", "1s", "5s"]
     assert await shown(pools.upkeep, "statement_timeout") == "30s"
-    assert await shown(pools.work, "search_path") == "public"
-    assert await shown(pools.work, "timezone") == "UTC"
+    assert await shown(pools.general, "search_path") == "public"
+    assert await shown(pools.general, "timezone") == "UTC"
 
 
 async def test_work_is_committed_once_it_returns(pools: Pools, rows: Rows) -> None:
@@ -70,7 +71,7 @@ async def test_work_is_committed_once_it_returns(pools: Pools, rows: Rows) -> No
         await connection.execute(text("insert into label (page_id, name) values ('1', 'a')"))
         return 7
 
-    assert await in_transaction(pools.work, work) == 7
+    assert await in_transaction(pools.general, work) == 7
     assert len(await rows.query("select 1 from label")) == 1
 
 
@@ -80,7 +81,7 @@ async def test_work_that_fails_leaves_nothing(pools: Pools, rows: Rows) -> None:
         raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        await in_transaction(pools.work, work)
+        await in_transaction(pools.general, work)
 
     assert not await rows.query("select 1 from label")
 
@@ -106,7 +107,7 @@ class Failing:
 async def test_what_a_repeat_may_mend_is_repeated(pools: Pools, state: str) -> None:
     work = Failing(2, state)
 
-    assert await in_transaction(pools.work, work) == "done"
+    assert await in_transaction(pools.general, work) == "done"
     assert work.calls == 3
 
 
@@ -114,7 +115,7 @@ async def test_what_repeats_do_not_mend_is_unavailable(pools: Pools) -> None:
     work = Failing(9, "40001")
 
     with pytest.raises(Unavailable):
-        await in_transaction(pools.work, work)
+        await in_transaction(pools.general, work)
 
     assert work.calls == 3
 
@@ -124,7 +125,7 @@ async def test_what_takes_too_long_is_unavailable_at_once(pools: Pools, state: s
     work = Failing(9, state)
 
     with pytest.raises(Unavailable):
-        await in_transaction(pools.work, work)
+        await in_transaction(pools.general, work)
 
     assert work.calls == 1
 
@@ -138,7 +139,7 @@ async def test_a_mistake_is_not_repeated_and_keeps_its_name(pools: Pools) -> Non
         await connection.execute(text("insert into mark (page_id) values ('1')"))
 
     with pytest.raises(IntegrityError) as failed:
-        await in_transaction(pools.work, work)
+        await in_transaction(pools.general, work)
 
     assert calls == 1
     assert sqlstate(failed.value) == "23502"
@@ -155,7 +156,7 @@ async def test_an_error_of_the_driver_itself_is_repeated_too(pools: Pools) -> No
             await raw.execute("do $$ begin raise exception using errcode = '40001'; end $$")
         return "done"
 
-    assert await in_transaction(pools.work, work) == "done"
+    assert await in_transaction(pools.general, work) == "done"
     assert calls == 2
 
 
@@ -164,13 +165,13 @@ async def test_connections_that_the_server_closed_are_made_anew(pools: Pools, ro
         await connection.execute(text("select pg_sleep(0.05)"))
         return 1
 
-    await asyncio.gather(*(in_transaction(pools.work, work) for _ in range(4)))
+    await asyncio.gather(*(in_transaction(pools.general, work) for _ in range(4)))
     await rows.query(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and pid <> pg_backend_pid()"
     )
 
-    done = await asyncio.gather(*(in_transaction(pools.work, work) for _ in range(4)))
+    done = await asyncio.gather(*(in_transaction(pools.general, work) for _ in range(4)))
 
     assert done == [1, 1, 1, 1]
 
@@ -182,7 +183,7 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
         raise AssertionError("there is nothing to work on")
 
     with pytest.raises(Unavailable):
-        await in_transaction(opened.work, work)
+        await in_transaction(opened.general, work)
     await opened.dispose()
 
 
@@ -203,10 +204,10 @@ async def test_who_finds_no_connection_free_is_told_so_soon(narrow: Pools) -> No
     async def work(connection: AsyncConnection) -> None:
         raise AssertionError("there is no connection free")
 
-    holding = asyncio.create_task(in_transaction(narrow.reads, hold))
+    holding = asyncio.create_task(in_transaction(narrow.general, hold))
     await held.wait()
     with pytest.raises(Unavailable):
-        await in_transaction(narrow.reads, work)
+        await in_transaction(narrow.general, work)
     done.set()
     await holding
 
@@ -216,7 +217,7 @@ async def test_errors_do_not_show_what_was_written(pools: Pools) -> None:
         await connection.execute(text("select cast(:text as int) from nowhere"), {"text": "canary"})
 
     with pytest.raises(ProgrammingError) as failed:
-        await in_transaction(pools.work, work)
+        await in_transaction(pools.general, work)
 
     assert "canary" not in str(failed.value)
 

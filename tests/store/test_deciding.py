@@ -21,7 +21,7 @@ from pagewire.type.v1.event_pb2 import (
 )
 from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER
 from pagewire.type.v1.reply_pb2 import Media, QuickReplies, ReplyContent
-from pagewire.type.v1.rule_pb2 import Action, Candidate, HideAction, LabelAction, Limits
+from pagewire.type.v1.rule_pb2 import Action, Candidate, HideAction, LabelAction, LeftOut, Limits
 from pagewire_store.deciding import Facts, MarkWish, bars, block, parks, plan
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -178,6 +178,24 @@ def test_what_cannot_apply_is_left_out_and_the_rest_fires() -> None:
 
     assert planned.refusal == ""
     assert [(reply.kind, reply.action_index) for reply in planned.replies] == [("message", 1)]
+    assert planned.left_out == (LeftOut(action="private_reply", reason="not_a_comment"),)
+
+
+def test_each_action_that_is_left_out_has_its_own_reason() -> None:
+    hiding = Action(hide_comment=HideAction(hidden=True))
+    label = Action(add_label=LabelAction(name="lead"))
+
+    planned = plan(facts(platform=PLATFORM_INSTAGRAM), candidate(hiding, label), NOW)
+
+    assert planned.refusal == "not_a_comment"
+    assert [(each.action, each.reason) for each in planned.left_out] == [
+        ("hide_comment", "not_a_comment"),
+        ("add_label", "label_unsupported"),
+    ]
+
+
+def test_of_a_rule_that_applies_whole_nothing_is_left_out() -> None:
+    assert plan(facts(), candidate(Action(reply=HELLO)), NOW).left_out == ()
 
 
 @pytest.mark.parametrize(

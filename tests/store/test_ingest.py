@@ -2,14 +2,13 @@ import asyncio
 import contextlib
 import random
 import uuid
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.event import listen
 
 from pagewire.store.v1.ingest_service_pb2 import (
     DELIVERY_STATE_BUSY,
@@ -28,8 +27,11 @@ from pagewire.type.v1.event_pb2 import (
     Event,
 )
 from pagewire_runtime.errors import InvalidArgument, Unavailable
+from pagewire_store.connections import Driver
 from pagewire_store.database import Pools, open_pools
+from pagewire_store.echoes import Bound
 from pagewire_store.ingest import Ingestor
+from pagewire_store.trips import Said, trip
 from tests.support.deliveries import (
     OTHER_PAGE,
     PAGE,
@@ -218,8 +220,10 @@ async def test_numbers_are_in_the_order_in_which_events_become_visible(
     others = open_pools(database_url, 13)
     dawdler = random.Random(1)
 
-    async def dawdle(connection: psycopg.AsyncConnection[Any], events: Any) -> None:
+    async def dawdle(connection: Driver, events: Any, *, first: Sequence[Said]) -> Bound:
+        await trip(connection, *first)
         await asyncio.sleep(dawdler.uniform(0, 0.01))
+        return Bound([], freed=False)
 
     stores = [make_ingestor(some, patience=20, bind_echoes=dawdle) for some in (pools, others)]
 
@@ -379,12 +383,18 @@ async def test_a_held_lane_delays_only_its_own_deliveries(
 
 
 async def test_a_delivery_waits_for_a_lane_that_is_soon_free_and_goes_before_later_ones(
-    pools: Pools, database: Database, database_url: str
+    pools: Pools, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patient = make_ingestor(pools, patience=20)
     await store(patient, delivery(echo("m_0")))
     tries: list[Any] = []
-    listen(pools.ingest.sync_engine.pool, "checkout", lambda *_: tries.append(None))
+    hand_out = pools.ingest.handed_out
+
+    def counted() -> contextlib.AbstractAsyncContextManager[Driver]:
+        tries.append(None)
+        return hand_out()
+
+    monkeypatch.setattr(pools.ingest, "handed_out", counted)
 
     async def tried(times: int) -> None:
         async with asyncio.timeout(20):
@@ -406,9 +416,10 @@ async def test_a_delivery_waits_for_a_lane_that_is_soon_free_and_goes_before_lat
 async def test_batches_overlap_but_never_in_a_lane(pools: Pools, database: Database) -> None:
     begun, finish = asyncio.Event(), asyncio.Event()
 
-    async def dawdle(connection: psycopg.AsyncConnection[Any], events: Any) -> None:
+    async def dawdle(connection: Driver, events: Any, *, first: Sequence[Said]) -> Bound:
         begun.set()
         await finish.wait()
+        return Bound([*first], freed=False)
 
     ingestor = make_ingestor(pools, bind_echoes=dawdle, patience=0)
     first = asyncio.ensure_future(ingestor.ingest([delivery(echo("m_1"))]))
@@ -560,9 +571,8 @@ async def test_connections_that_the_server_has_ended_are_made_anew_unnoticed(
     ingestor: Ingestor, pools: Pools, database: Database
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(4):
-            connection = await stack.enter_async_context(pools.ingest.connect())
-            await connection.execute(text("select 1"))
+        for _ in range(pools.ingest.size):
+            await stack.enter_async_context(pools.ingest.handed_out())
     await database.rows(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and pid <> pg_backend_pid()"
@@ -585,9 +595,10 @@ async def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path: Path) 
 async def test_a_transaction_that_was_rolled_back_unnoticed_is_not_answered_as_stored(
     pools: Pools, database: Database
 ) -> None:
-    async def swallow(connection: psycopg.AsyncConnection[Any], events: Any) -> None:
+    async def swallow(connection: Driver, events: Any, *, first: Sequence[Said]) -> Bound:
         with contextlib.suppress(psycopg.errors.DivisionByZero):
             await connection.execute("select 1 / 0")
+        return Bound([], freed=False)
 
     with pytest.raises(RuntimeError, match="rolled back"):
         await make_ingestor(pools, bind_echoes=swallow).ingest([delivery(echo("m_1"))])

@@ -18,7 +18,8 @@ from pagewire.type.v1.event_pb2 import (
     ReadDetail,
 )
 from pagewire_store import outbox
-from pagewire_store.database import driver, in_transaction
+from pagewire_store.connections import Driver
+from pagewire_store.database import in_live_transaction
 from pagewire_store.ingest import Ingestor
 from tests.support.deliveries import (
     Database,
@@ -103,13 +104,12 @@ async def test_outcomes_lock_conversations_in_order_whatever_their_platforms(
         for reply in await desk.claim_replies()
     ]
 
-    async def record(connection: Any) -> Any:
-        raw = await driver(connection)
+    async def record(raw: Driver) -> Any:
         return await outbox.record_outcomes(raw, outcomes, person_pause=PAUSE)
 
     async with await psycopg.AsyncConnection.connect(module_database_url) as other:
         await other.execute("select from conversation where page_id = %s for update", [PAGE])
-        recording = asyncio.create_task(in_transaction(desk.pools.work, record))
+        recording = asyncio.create_task(in_live_transaction(desk.pools.live, record))
         await a_lock_is_waited_for(desk)
         found = await other.execute("select page_id from conversation for update skip locked")
         free = {row[0] for row in await found.fetchall()}

@@ -29,7 +29,7 @@ from pagewire.type.v1.page_pb2 import PLATFORM_MESSENGER, Page
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Refusal
 from pagewire_store.access import METHOD_ROLES
-from pagewire_store.main import brought_up_to_date, storing
+from pagewire_store.main import brought_up_to_date, main, storing
 from pagewire_store.settings import Settings
 from pagewire_store.tokens import TokenKeys
 from tests.support.servers import (
@@ -364,3 +364,25 @@ async def test_a_process_with_wrong_settings_says_so_and_ends_with_2() -> None:
     assert b"DATABASE_URL" in told
     assert b"SERVICE_TOKENS" in told
     assert b"canary" not in told
+
+
+def test_the_help_says_what_it_is_and_tells_of_every_setting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "usage: python -m pagewire_store" in shown
+    for field in Settings.model_fields.values():
+        assert str(field.validation_alias) in shown
+        assert str(field.description) in shown
+
+
+def test_an_argument_that_it_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--reset"])
+
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --reset" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def retried() -> Count:
 @pytest.fixture
 def servicer(pools: Pools, database_url: str, retried: Count) -> OperationServicer:
     return OperationServicer(
-        pools,
+        pools.general,
         TOKENS,
         CacheProbe(None),
         Waking(database_url),
@@ -263,7 +263,7 @@ async def test_following_leaves_out_what_a_transaction_under_way_may_still_prece
     service: "OperationServiceAsyncStub", happened: Happened, pools: Pools
 ) -> None:
     await happened.decision(1, 0)
-    async with pools.work.begin() as slow:
+    async with pools.general.begin() as slow:
         await slow.execute(
             text(
                 "insert into decision (page_id, event_id, trigger, outcome, reason, verdicts,"
@@ -271,7 +271,7 @@ async def test_following_leaves_out_what_a_transaction_under_way_may_still_prece
                 " 'x', '', 0, now(), now(), clock_timestamp())"
             )
         )
-        async with pools.reads.begin() as quick:
+        async with pools.general.begin() as quick:
             await quick.execute(
                 text(
                     "insert into decision (page_id, event_id, trigger, outcome, reason, verdicts,"
@@ -549,7 +549,7 @@ async def test_the_status_of_an_empty_store_is_all_zero(
 async def test_the_status_says_why_there_is_no_database(retried: Count) -> None:
     pools = open_pools("postgresql://nobody@/none?host=/nonexistent", 4)
     servicer = OperationServicer(
-        pools,
+        pools.general,
         TOKENS,
         CacheProbe(None),
         Waking(""),

@@ -754,7 +754,9 @@ async def test_disconnecting_fails_what_waits_and_leaves_what_is_under_way(desk:
     await desk.commit(*(decided(lane, matched(rule), matched()) for lane in lanes))
     (one,) = await desk.claim_replies(at_most=1)
 
-    await in_transaction(desk.pools.work, lambda connection: outbox.fail_unsent(connection, PAGE))
+    await in_transaction(
+        desk.pools.general, lambda connection: outbox.fail_unsent(connection, PAGE)
+    )
 
     stored = await desk.rows.query("select state, state_reason from outbox order by state")
     assert [tuple(row) for row in stored] == [
@@ -785,7 +787,7 @@ async def test_disconnecting_fails_so_much_of_a_long_queue_and_the_sweep_the_res
         await pages.disconnect(connection, PAGE)
         await outbox.fail_unsent(connection, PAGE)
 
-    await in_transaction(desk.pools.work, disconnect)
+    await in_transaction(desk.pools.general, disconnect)
     failed = await desk.rows.query("select from outbox where state = 'failed'")
     claimed = await desk.claim_replies()
     swept = await desk.sweep()
@@ -806,7 +808,7 @@ async def test_a_parked_reply_that_is_retried_goes_behind_its_lane(desk: Desk) -
     assert row.state == "parked"
 
     done = await in_transaction(
-        desk.pools.work, lambda connection: outbox.retry_parked(connection, PAGE, row.reply_id)
+        desk.pools.general, lambda connection: outbox.retry_parked(connection, PAGE, row.reply_id)
     )
 
     (second,) = await desk.claim_replies()
@@ -819,7 +821,7 @@ async def test_a_parked_reply_that_is_retried_goes_behind_its_lane(desk: Desk) -
 
 async def test_a_reply_that_does_not_exist_is_not_retried(desk: Desk) -> None:
     assert not await in_transaction(
-        desk.pools.work, lambda connection: outbox.retry_parked(connection, PAGE, 10**9)
+        desk.pools.general, lambda connection: outbox.retry_parked(connection, PAGE, 10**9)
     )
 
 
@@ -840,7 +842,7 @@ async def looks() -> Waking:
 async def service(
     desk: Desk, waking: Waking, looks: Waking
 ) -> "AsyncIterator[OutboxServiceAsyncStub]":
-    servicer = OutboxServicer(desk.pools, waking, looks, lease=LEASE, person_pause=PAUSE)
+    servicer = OutboxServicer(desk.pools.live, waking, looks, lease=LEASE, person_pause=PAUSE)
     async with channel_to(
         lambda server: add_OutboxServiceServicer_to_server(servicer, server), "sync"
     ) as channel:
@@ -915,7 +917,7 @@ async def test_what_is_put_in_while_its_lane_is_being_settled_is_woken_for_again
 ) -> None:
     reply = await desk.answer(message())
     outcome = AttemptOutcome(tag=reply.tag, verdict=VERDICT_ACCEPTED, mid="m_ours")
-    async with desk.pools.reads.begin() as connection:  # so that settling has to wait
+    async with desk.pools.general.begin() as connection:  # so that settling has to wait
         await connection.execute(text("select 1 from outbox for update"))
         before = waking.count
         recording = asyncio.ensure_future(

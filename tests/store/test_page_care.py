@@ -60,7 +60,7 @@ async def service(
     pools: Pools, checks: Waking, checked: Count
 ) -> "AsyncIterator[PageCareServiceAsyncStub]":
     servicer = PageCareServicer(
-        pools.work, KEYS, checks, lease=timedelta(minutes=1), checked=checked
+        pools.general, KEYS, checks, lease=timedelta(minutes=1), checked=checked
     )
     async with channel_to(
         lambda server: add_PageCareServiceServicer_to_server(servicer, server), "sync"

@@ -48,10 +48,11 @@ class Wirings:
     def on_connected(self) -> None:
         self.connected += 1
 
-    async def end(self, connection: AsyncConnection, page_id: str) -> None:
+    async def end(self, connection: AsyncConnection, page_id: str) -> bool:
         if self.fails:
             raise ArithmeticError("ending failed")
         self.ended.append(page_id)
+        return False
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def wirings() -> Wirings:
 @pytest.fixture
 async def service(pools: Pools, wirings: Wirings) -> "AsyncIterator[PageServiceAsyncStub]":
     servicer = PageServicer(
-        pools.reads, KEYS, TOKENS, connected=wirings.on_connected, end=wirings.end
+        pools.general, KEYS, TOKENS, connected=wirings.on_connected, end=wirings.end
     )
     async with channel_to(
         lambda server: add_PageServiceServicer_to_server(servicer, server), "operator"

@@ -75,7 +75,7 @@ def after_noon(minutes: float) -> datetime:
 @pytest.fixture
 async def service(pools: Pools, rows: Rows) -> "AsyncIterator[ConversationServiceAsyncStub]":
     await rows.add_page("1")
-    servicer = ConversationServicer(pools.reads, TOKENS)
+    servicer = ConversationServicer(pools.general, TOKENS)
     async with channel_to(
         lambda server: add_ConversationServiceServicer_to_server(servicer, server), "reader"
     ) as channel:
@@ -424,12 +424,59 @@ async def test_comments_are_listed_newest_first_part_by_part(
     whole = ListCommentsRequest(page_id="1", include_archived=True)
 
     assert await parts(service.ListComments, usual, "comments", "comment_id") == [
-        ["c2", "c3", "c4"],
+        ["c2", "c4", "c3"],
         ["c1"],
     ]
     assert await parts(service.ListComments, whole, "comments", "comment_id") == [
-        ["c2", "c3", "c4", "c1", "old"]
+        ["c2", "c4", "c3", "c1", "old"]
     ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+async def test_comments_of_one_second_have_one_order_however_they_are_listed(
+    service: "ConversationServiceAsyncStub", written: Written, size: int
+) -> None:
+    # As they may come in: in no order, ids that differ in case and length, one a microsecond on.
+    same_second = ["9_12", "9_11", "9_2", "A", "a", "9", "9_13"]
+    for comment_id in same_second:
+        await written.comment(comment_id, 1)
+    await written.comment("b", 1, created_at=after_noon(1) + timedelta(microseconds=1))
+    await written.comment("z", 0)
+
+    request = ListCommentsRequest(page_id="1", page_size=size)
+    seen = await parts(service.ListComments, request, "comments", "comment_id")
+
+    assert [each for part in seen for each in part] == [
+        *("b", "a", "A", "9_2", "9_13", "9_12", "9_11", "9", "z"),
+    ]
+
+
+async def test_a_list_of_comments_goes_on_where_it_ended_whatever_came_into_that_second(
+    service: "ConversationServiceAsyncStub", written: Written
+) -> None:
+    for comment_id in ("c2", "c4", "c6"):
+        await written.comment(comment_id, 1)
+    first = await service.ListComments(ListCommentsRequest(page_id="1", page_size=2))
+    for comment_id in ("c1", "c3", "c5", "c7"):
+        await written.comment(comment_id, 1)
+
+    rest = await service.ListComments(
+        ListCommentsRequest(page_id="1", page_size=10, page_token=first.next_page_token)
+    )
+
+    assert [each.comment_id for each in first.comments] == ["c6", "c4"]
+    assert [each.comment_id for each in rest.comments] == ["c3", "c2", "c1"]
+
+
+async def test_an_answer_in_the_second_of_its_comment_is_listed_as_the_newer(
+    service: "ConversationServiceAsyncStub", written: Written
+) -> None:
+    await written.comment("777_1001", 1)
+    await written.comment("777_1002", 1, parent_id="777_1001", is_own=True)
+
+    answer = await service.ListComments(ListCommentsRequest(page_id="1"))
+
+    assert [each.comment_id for each in answer.comments] == ["777_1002", "777_1001"]
 
 
 async def test_a_comment_is_shown_with_all_that_is_known_of_it(
@@ -623,7 +670,7 @@ async def test_a_conversation_of_100_000_messages_is_listed_whole(seeded: str) -
     conversation = Conversation(page_id="1", participant_id="anna")
     after, count = None, 0
     while True:
-        async with opened.reads.connect() as connection:
+        async with opened.general.connect() as connection:
             found = await reads.list_messages(
                 connection, conversation, after, 1000, include_archived=True
             )

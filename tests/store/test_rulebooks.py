@@ -8,6 +8,7 @@ from pagewire.store.v1.rule_book_service_pb2 import (
     CreateRuleRequest,
     DeleteRuleRequest,
     GetRuleBooksRequest,
+    GetRuleBooksResponse,
     GetRuleRequest,
     ListRulesRequest,
     RuleBook,
@@ -18,12 +19,18 @@ from pagewire.store.v1.rule_book_service_pb2_grpc import (
     add_RuleBookServiceServicer_to_server,
 )
 from pagewire.type.v1.event_pb2 import TRIGGER_MESSAGE
+from pagewire.type.v1.page_pb2 import (
+    PLATFORM_INSTAGRAM,
+    PLATFORM_MESSENGER,
+    PLATFORM_UNSPECIFIED,
+)
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire.type.v1.rule_pb2 import Action, Rule
 from pagewire_runtime.auth import Caller, calling_as
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_store import rulebooks
 from pagewire_store.database import Pools, in_transaction
+from pagewire_store.page_tokens import ANSWER_BYTES
 from pagewire_store.rule_book_servicer import RuleBookServicer
 from tests.support.servers import database_url, migrated_template, postgres_server
 from tests.support.stored import TOKENS, Rows, channel_to, pools, rows
@@ -39,7 +46,7 @@ async def service(pools: Pools, rows: Rows) -> "AsyncIterator[RuleBookServiceAsy
     await rows.add_page("1")
     await rows.add_page("2")
     await rows.add_page("3", connected=False, token=None)
-    servicer = RuleBookServicer(pools.reads, TOKENS)
+    servicer = RuleBookServicer(pools.general, TOKENS)
     async with channel_to(
         lambda server: add_RuleBookServiceServicer_to_server(servicer, server), "rules"
     ) as channel:
@@ -253,6 +260,92 @@ async def test_books_come_in_the_order_asked_for_and_say_which_pages_are_connect
     assert [names(book) for book in answer.books] == [["a"]] * 4
 
 
+async def test_a_book_names_its_pages_product(
+    service: "RuleBookServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("5", platform="instagram", login="instagram")
+
+    answer = await service.GetRuleBooks(GetRuleBooksRequest(page_ids=["1", "5", "9"]))
+
+    assert [book.platform for book in answer.books] == [
+        PLATFORM_MESSENGER,
+        PLATFORM_INSTAGRAM,
+        PLATFORM_UNSPECIFIED,
+    ]
+
+
+def large(name: str, *page_ids: str) -> Rule:
+    """A rule of a mebibyte, which may have up to three."""
+    made = rule(name, *page_ids)
+    made.when.text.any.extend(f"{number:04}" + "é" * 262 for number in range(1986))
+    return made
+
+
+async def parts(
+    service: "RuleBookServiceAsyncStub", *page_ids: str
+) -> AsyncIterator[GetRuleBooksResponse]:
+    request = GetRuleBooksRequest(page_ids=page_ids)
+    while True:
+        part = await service.GetRuleBooks(request)
+        yield part
+        request.page_token = part.next_page_token
+        if not request.page_token:
+            return
+
+
+async def test_books_too_large_for_one_answer_come_in_parts_none_of_them_larger_than_one(
+    service: "RuleBookServiceAsyncStub",
+) -> None:
+    for number in range(4):
+        await service.CreateRule(CreateRuleRequest(rule=large(f"of one {number}", "1")))
+    await service.CreateRule(CreateRuleRequest(rule=large("of all")))
+    await create(service, "small", "2")
+
+    answers = [part async for part in parts(service, "1", "2")]
+
+    told = [[(book.page_id, names(book)) for book in part.books] for part in answers]
+    assert told == [
+        [("1", ["of one 0", "of one 1", "of one 2"])],
+        [("1", ["of one 3", "of all"]), ("2", ["of all", "small"])],
+    ]
+    assert all(part.ByteSize() <= ANSWER_BYTES for part in answers)
+    assert (
+        len({book.version for part in answers for book in part.books if book.page_id == "1"}) == 1
+    )
+
+
+async def test_a_book_that_changes_between_its_parts_begins_anew(
+    service: "RuleBookServiceAsyncStub",
+) -> None:
+    for number in range(5):
+        await service.CreateRule(CreateRuleRequest(rule=large(f"r{number}", "1")))
+    walk = parts(service, "1")
+    first = await anext(walk)
+    await create(service, "first of all", "1", priority=9)
+
+    second = await anext(walk)
+
+    assert names(first.books[0]) == ["r0", "r1", "r2"]
+    assert names(second.books[0]) == ["first of all", "r0", "r1", "r2"]
+    assert second.books[0].version > first.books[0].version
+    assert [names(part.books[0]) async for part in walk] == [["r3", "r4"]]
+
+
+async def test_the_place_in_the_books_of_some_pages_is_none_in_those_of_others(
+    service: "RuleBookServiceAsyncStub",
+) -> None:
+    for number in range(5):
+        await service.CreateRule(CreateRuleRequest(rule=large(f"r{number}")))
+    first = await anext(parts(service, "1"))
+
+    with pytest.raises(Refusal) as refused:
+        await service.GetRuleBooks(
+            GetRuleBooksRequest(page_ids=["2"], page_token=first.next_page_token)
+        )
+
+    assert refused.value.kind is Kind.INVALID
+
+
 async def test_a_book_is_of_one_moment(pools: Pools, service: "RuleBookServiceAsyncStub") -> None:
     await create(service, "a", "1")
     started, written = asyncio.Event(), asyncio.Event()
@@ -263,8 +356,8 @@ async def test_a_book_is_of_one_moment(pools: Pools, service: "RuleBookServiceAs
         written.set()
 
     writer = asyncio.create_task(write())
-    async with pools.work.begin() as connection:
-        (first,) = await rulebooks.books(connection, ["1"])
+    async with pools.general.begin() as connection:
+        (first,), _ = await rulebooks.books(connection, ["1"])
         started.set()
         await written.wait()
         isolation = await connection.exec_driver_sql("show transaction_isolation")
@@ -301,8 +394,12 @@ async def test_a_create_that_is_repeated_makes_one_rule(
 ) -> None:
     named = rule("a", "1", rule_id="rule-0123456789abcdef")
 
-    first = await in_transaction(pools.work, lambda connection: rulebooks.create(connection, named))
-    again = await in_transaction(pools.work, lambda connection: rulebooks.create(connection, named))
+    first = await in_transaction(
+        pools.general, lambda connection: rulebooks.create(connection, named)
+    )
+    again = await in_transaction(
+        pools.general, lambda connection: rulebooks.create(connection, named)
+    )
 
     assert again == first
     assert names(await book(service)) == ["a"]

@@ -68,7 +68,7 @@ def test_a_setting_that_is_missing_is_named(environment: pytest.MonkeyPatch, nam
         ("SERVICE_TOKENS", "webhook:canary"),
         ("STORE_LISTEN", "canary"),
         ("ARCHIVE_AFTER_DAYS", "0"),
-        ("STORE_AUTOMATIC_REPLIES_PER_MINUTE", "201"),
+        ("STORE_AUTOMATIC_REPLIES_PER_MINUTE", "1001"),
         ("STORE_LANE_LEASE_SECONDS", "0"),
         ("STORE_SEND_LEASE_SECONDS", "-1"),
         ("STORE_SWEEP_SECONDS", "canary"),

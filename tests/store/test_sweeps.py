@@ -16,11 +16,13 @@ from pagewire.store.v1.outbox_service_pb2 import (
 )
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire.type.v1.rule_pb2 import Action, HideAction
+from pagewire_runtime import metrics
 from pagewire_store import outbox, settling
 from pagewire_store import pages as pages_
 from pagewire_store.database import driver, in_transaction
 from pagewire_store.settling import Ending
 from pagewire_store.transitions import Signal
+from pagewire_store.trips import within
 from tests.support.desk import (
     PAGE,
     PAUSE,
@@ -158,6 +160,27 @@ async def test_ten_minutes_of_not_knowing_park_a_reply(desk: Desk) -> None:
     assert await desk.look() == []
 
 
+async def test_parking_a_reply_raises_the_alarm_once(desk: Desk) -> None:
+    await uncertain(desk)
+    await desk.pass_time(601)
+    before = parked_replies()
+
+    await desk.sweep()
+    await desk.sweep()
+
+    assert parked_replies() == before + 1
+
+
+def parked_replies() -> float:
+    """How many replies came to be parked, by whatever signal."""
+    return sum(
+        sample.value
+        for metric in metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "pagewire_replies_total" and sample.labels["state"] == "parked"
+    )
+
+
 async def test_the_ten_minutes_stand_still_while_the_page_is_blocked(desk: Desk) -> None:
     reply = await uncertain(desk)
     await desk.pass_time(300)
@@ -167,7 +190,7 @@ async def test_the_ten_minutes_stand_still_while_the_page_is_blocked(desk: Desk)
 
     blocked = await desk.sweep()
     await in_transaction(
-        desk.pools.work, lambda connection: pages_.let_clocks_run(connection, PAGE)
+        desk.pools.general, lambda connection: pages_.let_clocks_run(connection, PAGE)
     )
     await desk.rows.query("update page set state = 'healthy', blocked_at = null")
     unblocked = await desk.sweep()
@@ -213,9 +236,11 @@ async def test_a_sweep_that_is_overtaken_changes_nothing(desk: Desk) -> None:
     seen_before = Ending(PAGE, row.reply_id, first.tag, Signal.LAPSED)
 
     async def work(connection: Any) -> None:
-        await settling.settle(await driver(connection), [seen_before], person_pause=PAUSE)
+        raw = await driver(connection)
+        settled = await settling.settle(raw, [seen_before], person_pause=PAUSE)
+        await within(raw, *settled.left)
 
-    await in_transaction(desk.pools.work, work)
+    await in_transaction(desk.pools.general, work)
 
     attempts = await desk.rows.query("select verdict from attempt order by number")
     assert (await desk.reply(second.reply_id)).state == "sending"
@@ -296,7 +321,7 @@ class Model:
         parked = await self.desk.rows.query("select reply_id from outbox where state = 'parked'")
         for row in parked:
             await in_transaction(
-                self.desk.pools.work,
+                self.desk.pools.general,
                 partial(outbox.retry_parked, page_id=PAGE, number=row.reply_id),
             )
 

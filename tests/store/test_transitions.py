@@ -29,6 +29,7 @@ from pagewire_store.transitions import (
     next_look,
     of_kind,
 )
+from pagewire_store.trips import within
 from tests.support.desk import PAGE, PAUSE, Desk, candidate, desk, message, says
 from tests.support.servers import migrated_template, module_database_url, postgres_server
 
@@ -61,9 +62,10 @@ async def befall(desk: Desk, number: int, tag: str | None, signal: Signal) -> No
     async def work(connection: AsyncConnection) -> None:
         raw = await driver(connection)
         ending = Ending(PAGE, number, tag, signal, reason="a_word", via="response")
-        await settling.settle(raw, [ending], person_pause=PAUSE)
+        settled = await settling.settle(raw, [ending], person_pause=PAUSE)
+        await within(raw, *settled.left)
 
-    await in_transaction(desk.pools.work, work)
+    await in_transaction(desk.pools.general, work)
 
 
 @pytest.mark.parametrize(("state", "signal"), list(product(State, SENT_IN)))
@@ -106,7 +108,7 @@ async def test_only_a_parked_reply_is_put_back_by_a_person(desk: Desk, state: St
     number, _ = await put(desk, state)
 
     done = await in_transaction(
-        desk.pools.work, lambda connection: outbox.retry_parked(connection, PAGE, number)
+        desk.pools.general, lambda connection: outbox.retry_parked(connection, PAGE, number)
     )
 
     expected = after(state, Signal.RETRIED)

@@ -89,7 +89,7 @@ async def test_two_sweeps_at_once_read_each_event_in_once(
 
     first, second = (
         sweep(pools),
-        UnknownPages(pools.work, bind_echoes=Binder(), bind_comments=Binder()),
+        UnknownPages(pools.general, bind_echoes=Binder(), bind_comments=Binder()),
     )
     read = 0
     while await database.value("select count(*) from event where state = 'unknown_page'"):

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psycopg
 
@@ -24,6 +25,19 @@ async def running(*wakings: Waking) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def listening(url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute("listen pagewire_lanes")
+        yield connection
+
+
+async def heard(listener: psycopg.AsyncConnection[Any]) -> list[psycopg.Notify]:
+    """What others have said, until they fall silent."""
+    own = listener.info.backend_pid
+    return [hint async for hint in listener.notifies(timeout=0.3) if hint.pid != own]
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -86,19 +100,42 @@ async def test_work_of_one_sort_wakes_nobody_who_waits_for_another(database_url:
 
 async def test_many_wakes_are_few_hints_and_the_last_is_never_lost(database_url: str) -> None:
     waking = Waking(database_url)
-    async with (
-        await psycopg.AsyncConnection.connect(database_url, autocommit=True) as listener,
-        running(waking),
-    ):
-        await listener.execute("listen pagewire_lanes")
+    async with running(waking), listening(database_url) as listener:
+        await listener.execute("notify pagewire_lanes")
+        await heard(listener)  # it knows of the other now
         for _ in range(200):
             waking.wake()
             await asyncio.sleep(0)
         count = waking.count
-        hints = [hint async for hint in listener.notifies(timeout=0.2)]
+        hints = await heard(listener)
 
     assert 1 <= len(hints) <= 10
     assert waking.count == count, "its own hints wake nobody a second time"
+
+
+async def test_a_store_that_is_alone_sends_no_hints(database_url: str) -> None:
+    waking = Waking(database_url)
+    async with listening(database_url) as listener, running(waking):
+        presence = await heard(listener)
+        for _ in range(200):
+            waking.wake()
+            await asyncio.sleep(0)
+
+        hints = await heard(listener)
+
+    assert len(presence) == 1
+    assert hints == []
+
+
+async def test_a_store_that_comes_is_told_at_once_that_it_is_not_alone(database_url: str) -> None:
+    first, second = Waking(database_url), Waking(database_url)
+    async with running(first), running(second):
+        for waking, other in ((first, second), (second, first)):
+            async with asyncio.timeout(LONG):
+                seen = other.count
+                while other.count == seen:
+                    waking.wake()
+                    await asyncio.sleep(0.005)
 
 
 async def test_a_lost_connection_is_made_anew_and_wakes_those_who_may_have_missed_a_hint(

@@ -24,7 +24,10 @@ from pagewire.type.v1.event_pb2 import (
     MessageDetail,
 )
 from pagewire_store.database import Pools, open_pools
+from pagewire_store.echoes import Bound
 from pagewire_store.ingest import Ingestor
+from pagewire_store.trips import Said
+from pagewire_store.waking import Waking
 
 PAGE = "1001"
 OTHER_PAGE = "1002"
@@ -122,9 +125,14 @@ class Binder:
         self.events: list[Event] = []
 
     async def __call__(
-        self, connection: psycopg.AsyncConnection[Any], events: Sequence[Event]
-    ) -> None:
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        events: Sequence[Event],
+        *,
+        first: Sequence[Said],
+    ) -> Bound:
         self.events.extend(events)
+        return Bound([*first], freed=False)
 
 
 class Database:
@@ -179,6 +187,7 @@ def make_ingestor(pools: Pools, **others: Any) -> Ingestor:
     """One that binds and wakes nothing unless told to."""
     values: dict[str, Any] = {
         "wake": Nudges(),
+        "outbox": Waking(""),
         "bind_echoes": Binder(),
         "bind_comments": Binder(),
     }

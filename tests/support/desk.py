@@ -1,10 +1,10 @@
 """The store's live path by hand: events in, decisions, replies out, endings and echoes."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -45,7 +45,8 @@ from pagewire.type.v1.reply_pb2 import Reply, ReplyContent, ReplyState
 from pagewire.type.v1.rule_pb2 import Action, Candidate, Evaluation, Limits
 from pagewire_store import committing, echoes, enqueuing, ids, outbox, sweeps
 from pagewire_store.claiming import Claims
-from pagewire_store.database import Pools, driver, in_transaction, open_pools
+from pagewire_store.connections import Driver
+from pagewire_store.database import Pools, in_live_transaction, open_pools
 from pagewire_store.ingest import Ingestor
 from pagewire_store.waking import Waking
 from tests.support.deliveries import Nudges
@@ -150,6 +151,9 @@ def matched(*candidates: Candidate, **fields: Any) -> Evaluation:
     return Evaluation(candidates=candidates or [candidate()], book_version=7, **fields)
 
 
+T = TypeVar("T")
+
+
 class Desk:
     """One store; counts what it wakes."""
 
@@ -158,10 +162,11 @@ class Desk:
         self.rows = rows
         self.outbox_woken, self.lanes_woken, self.looks_woken = Nudges(), Nudges(), Nudges()
         waking = Waking("")
-        self._claims = Claims(pools.work, waking, lease=timedelta(seconds=8))
+        self._claims = Claims(pools.live, waking, lease=timedelta(seconds=8))
         self._ingestor = Ingestor(
             pools.ingest,
             wake=waking.wake,
+            outbox=waking,
             bind_echoes=partial(echoes.bind, person_pause=PAUSE),
             bind_comments=partial(echoes.bind_comments, person_pause=PAUSE),
         )
@@ -182,13 +187,15 @@ class Desk:
         claimed = await self._claims.claim(ClaimLanesRequest(owner="d", max_lanes=50))
         return list(claimed.lanes)
 
-    async def commit(self, *lanes: LaneDecisions, cap: int = 30) -> CommitDecisionsResponse:
+    async def commit(
+        self, *lanes: LaneDecisions, cap: int = 30, page_cap: int | None = None
+    ) -> CommitDecisionsResponse:
         return await committing.commit(
-            self.pools,
+            self.pools.live,
             CommitDecisionsRequest(lanes=lanes),
             wake_outbox=self.outbox_woken,
             wake_lanes=self.lanes_woken,
-            replies_a_minute=cap,
+            caps=committing.Caps(in_conversation=cap, on_page=page_cap),
         )
 
     async def decide(self, *evaluations: Evaluation | str, cap: int = 30) -> list[Decision]:
@@ -205,44 +212,32 @@ class Desk:
         return reply
 
     async def claim_replies(self, at_most: int = 10) -> list[ClaimedReply]:
-        async def work(connection: Any) -> list[ClaimedReply]:
-            return await outbox.claim(await driver(connection), "s", at_most, LEASE)
-
-        return await in_transaction(self.pools.work, work)
+        return await self._live(lambda raw: outbox.claim(raw, "s", at_most, LEASE))
 
     async def record(self, tag: str, verdict: Verdict.ValueType, **fields: Any) -> str:
         """Records how an attempt ended; the reply's state after it."""
         outcome = AttemptOutcome(tag=tag, verdict=verdict, **fields)
-
-        async def work(connection: Any) -> Any:
-            raw = await driver(connection)
-            return await outbox.record_outcomes(raw, [outcome], person_pause=PAUSE)
-
-        states, _ = await in_transaction(self.pools.work, work)
+        states, _ = await self._live(
+            lambda raw: outbox.record_outcomes(raw, [outcome], person_pause=PAUSE)
+        )
         return _word(states[0])
 
     async def enqueue(self, request: EnqueueReplyRequest) -> Reply:
-        async def work(connection: Any) -> Reply:
-            return await enqueuing.enqueue(await driver(connection), request, person_pause=PAUSE)
-
-        return await in_transaction(self.pools.work, work)
+        return await self._live(lambda raw: enqueuing.enqueue(raw, request, person_pause=PAUSE))
 
     async def look(self, at_most: int = 10) -> list[ReadBack]:
-        async def work(connection: Any) -> list[ReadBack]:
-            return await outbox.claim_read_backs(await driver(connection), at_most)
-
-        return await in_transaction(self.pools.work, work)
+        return await self._live(lambda raw: outbox.claim_read_backs(raw, at_most))
 
     async def found(self, tag: str, **result: Any) -> str:
         """Records what a look found; the reply's state after it."""
-
-        async def work(connection: Any) -> Any:
-            raw = await driver(connection)
-            results = [ReadBackResult(tag=tag, **result)]
-            return await outbox.record_read_backs(raw, results, person_pause=PAUSE)
-
-        states, _ = await in_transaction(self.pools.work, work)
+        results = [ReadBackResult(tag=tag, **result)]
+        states, _ = await self._live(
+            lambda raw: outbox.record_read_backs(raw, results, person_pause=PAUSE)
+        )
         return _word(states[0])
+
+    async def _live(self, work: Callable[[Driver], Awaitable[T]]) -> T:
+        return await in_live_transaction(self.pools.live, work)
 
     async def sweep(self) -> int:
         return await sweeps.sweep(

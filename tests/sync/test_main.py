@@ -25,6 +25,8 @@ from pagewire_runtime.auth import parse_service_tokens
 from pagewire_runtime.serving import serving
 from pagewire_simulator.faults import Script
 from pagewire_sync.access import METHOD_ROLES
+from pagewire_sync.main import main
+from pagewire_sync.settings import Settings
 from tests.support.outbox import FakeOutbox, FakePages
 from tests.support.sending import OUR_APP, Meta
 
@@ -137,7 +139,7 @@ async def test_the_process_sends_cares_and_drains_when_told_to_stop(
         code, logged = await ended(process)
 
     assert code == 0
-    assert meta.outbox.state(1) == "accepted"
+    assert meta.outbox.state(1) == "sent"
     assert logged[-1]["event"] == "stopped"
     assert account.token not in json.dumps(logged)
     assert (await meta.simulator.summary()).duplicates == 0
@@ -165,7 +167,7 @@ async def test_a_store_that_is_away_is_waited_for(meta: Meta, target: str) -> No
         process.send_signal(signal.SIGTERM)
         code, _ = await ended(process)
 
-    assert (code, meta.outbox.state(1)) == (0, "accepted")
+    assert (code, meta.outbox.state(1)) == (0, "sent")
 
 
 def test_every_method_of_the_service_names_who_may_call_it() -> None:
@@ -185,3 +187,25 @@ def test_a_reader_changes_nothing(method: str) -> None:
     reads = method.rpartition("/")[2].startswith(("Get", "List", "Watch"))
 
     assert ("reader" in METHOD_ROLES[method]) is reads
+
+
+def test_the_help_says_what_it_is_and_tells_of_every_setting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "usage: python -m pagewire_sync" in shown
+    for field in Settings.model_fields.values():
+        assert str(field.validation_alias) in shown
+        assert str(field.description) in shown
+
+
+def test_an_argument_that_it_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--reset"])
+
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --reset" in capsys.readouterr().err

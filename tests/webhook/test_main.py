@@ -267,7 +267,7 @@ def test_the_help_tells_of_every_setting() -> None:
     shown = arguments().format_help()
 
     for field in Settings.model_fields.values():
-        assert f"{field.validation_alias}  " in shown
+        assert f"  {field.validation_alias} (" in shown
         assert field.description
         assert field.description in shown
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import httpx
 import pytest
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator, ValidationError  # type: ignore[import-untyped]
 
 from pagewire.type.v1 import (
     conversation_pb2,
@@ -123,6 +123,28 @@ def test_what_needs_no_key_says_so_and_the_rest_may_be_401(document: dict[str, A
 
     assert opened == {("get", "/readyz"), ("get", "/metrics")}
     assert guarded == FIXED - opened
+
+
+async def test_what_is_not_built_yet_answers_as_the_document_says(
+    document: dict[str, Any], api: httpx.AsyncClient
+) -> None:
+    unbuilt = [key for key, each in operations(document).items() if "501" in each["responses"]]
+    answers = {
+        (method, path): await api.request(method, path.replace("{run_id}", "run-1"))
+        for method, path in unbuilt
+    }
+
+    assert len(unbuilt) == 11
+    for (method, path), answer in answers.items():
+        told = document["paths"][path][method]["responses"]["501"]
+        schema = told["content"]["application/json"]["schema"] | {
+            "components": document["components"]
+        }
+        assert answer.status_code == 501
+        assert told["description"] == "Not in this release."
+        Draft202012Validator(schema).validate(answer.json())
+        with pytest.raises(ValidationError):
+            Draft202012Validator(schema).validate({})
 
 
 def test_lists_say_how_they_are_paged(document: dict[str, Any]) -> None:

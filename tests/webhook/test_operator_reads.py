@@ -32,7 +32,12 @@ async def test_decisions_are_listed_with_the_time_of_each_stage(
                 reason="fired",
                 rules=[
                     rule_pb.RuleVerdict(
-                        rule_id="rule-1", version=3, name="price", fired=True, reason="fired"
+                        rule_id="rule-1",
+                        version=3,
+                        name="price",
+                        fired=True,
+                        reason="fired",
+                        left_out=[rule_pb.LeftOut(action="add_label", reason="label_unsupported")],
                     )
                 ],
                 receive_time=at(0),
@@ -63,7 +68,15 @@ async def test_decisions_are_listed_with_the_time_of_each_stage(
                 "kind": "story_reply",
                 "outcome": "answered",
                 "reason": "fired",
-                "rules": [{"rule_id": "rule-1", "version": 3, "fired": True, "reason": "fired"}],
+                "rules": [
+                    {
+                        "rule_id": "rule-1",
+                        "version": 3,
+                        "fired": True,
+                        "reason": "fired",
+                        "left_out": [{"action": "add_label", "reason": "label_unsupported"}],
+                    }
+                ],
                 "received_at": "2026-01-02T03:04:05.123Z",
                 "stored_at": "2026-01-02T03:04:06.123Z",
                 "decided_at": "2026-01-02T03:04:07.123Z",

@@ -313,6 +313,7 @@ async def test_an_event_is_tried_without_effect(api: httpx.AsyncClient, upstream
                 fired=True,
                 reason="fired",
                 span=pb.Span(start=4, end=9),
+                left_out=[pb.LeftOut(action="add_label", reason="label_unsupported")],
             ),
             pb.RuleVerdict(name="draft", reason="lower_priority"),
         ],
@@ -332,6 +333,7 @@ async def test_an_event_is_tried_without_effect(api: httpx.AsyncClient, upstream
                 "fired": True,
                 "reason": "fired",
                 "span": {"start": 4, "end": 9},
+                "left_out": [{"action": "add_label", "reason": "label_unsupported"}],
             },
             {
                 "rule_id": None,
@@ -339,6 +341,7 @@ async def test_an_event_is_tried_without_effect(api: httpx.AsyncClient, upstream
                 "fired": False,
                 "reason": "lower_priority",
                 "span": None,
+                "left_out": [],
             },
         ],
         "actions": [{"reply": {"text": "Hi Ada"}}],

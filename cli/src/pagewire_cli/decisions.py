@@ -117,7 +117,7 @@ async def _after(
 
 def row(decision: Json) -> list[str]:
     """What a person sees of a decision."""
-    fired = next((rule["name"] for rule in decision["rules"] if rule["fired"]), None)
+    fired = next((_rule(rule) for rule in decision["rules"] if rule["fired"]), None)
     received = decision["received_at"]
     return [
         output.moment(received) or "–",
@@ -129,6 +129,12 @@ def row(decision: Json) -> list[str]:
         output.took(received, decision["decided_at"]) or "–",
         output.took(received, decision["sent_at"]) or "–",
     ]
+
+
+def _rule(verdict: Json) -> str:
+    """The rule that fired, and what it could not do."""
+    missing = [f"no {each['action']}: {each['reason']}" for each in verdict["left_out"]]
+    return f"{verdict['name']} ({', '.join(missing)})" if missing else str(verdict["name"])
 
 
 def _line(decision: Json) -> str:

@@ -356,6 +356,9 @@ def try_rules(
     )
     for action in tried["actions"]:
         print(f"→ {output.clean(_action(action))}")
+    for verdict in tried["considered"]:
+        for action in verdict["left_out"]:
+            print(output.clean(f"✗ {action['action']} of {verdict['name']}: {action['reason']}"))
     if tried["considered"] and not tried["actions"]:
         print("→ nothing would be answered")
 

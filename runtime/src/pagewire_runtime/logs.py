@@ -16,6 +16,8 @@ from typing import Any, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from pagewire_runtime.tracebacks import formatted, told, without_rows
+
 REDACTED = "[redacted]"
 
 # Keys whose values are never logged, whatever they hold.
@@ -66,7 +68,8 @@ def configure(service: str, level: str = "INFO") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _naming(service),
     ]
-    last: list[Processor] = [structlog.processors.format_exc_info, _rendered]
+    exceptions = structlog.processors.ExceptionRenderer(lambda info: formatted(info[1]))
+    last: list[Processor] = [exceptions, _rendered]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -152,6 +155,8 @@ def _safe(key: str, value: object, depth: int) -> Any:
 
 
 def _described(value: object) -> str:
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}({told(value)!r})"
     try:
         return repr(value)
     except Exception:
@@ -159,7 +164,7 @@ def _described(value: object) -> str:
 
 
 def _scrubbed(text: str) -> str:
-    text = text if len(text) <= _TEXT_MAX else text[:_TEXT_MAX] + "…"
+    text = without_rows(text if len(text) <= _TEXT_MAX else text[:_TEXT_MAX] + "…")
     for pattern, instead in _SECRET_TEXT:
         text = pattern.sub(instead, text)
     return text

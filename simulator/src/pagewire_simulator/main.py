@@ -1,10 +1,12 @@
 """The process: serves the simulator until it is told to stop, then drains and exits with 0."""
 
+import argparse
 import asyncio
 import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 import uvloop
 
@@ -36,7 +38,20 @@ def say(message: str, **details: object) -> None:
     sys.stdout.flush()
 
 
-def main() -> int:
+def command_line() -> argparse.ArgumentParser:
+    """No arguments but --help, which tells of every variable."""
+    told = [f"  {name}\n      {what}" for name, what in settings.VARIABLES.items()]
+    return argparse.ArgumentParser(
+        prog="python -m pagewire_simulator",
+        description="Stands in for Meta: the Graph API, and the sender of webhooks.",
+        epilog="\n".join(["Settings are read from the environment:", "", *told]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    command_line().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     try:
         chosen = settings.read(os.environ)

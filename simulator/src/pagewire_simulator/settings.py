@@ -8,6 +8,18 @@ from pagewire_simulator.handshake import Endpoint
 from pagewire_simulator.meta import App
 from pagewire_simulator.sender import Secrets
 
+VARIABLES = {
+    "META_APP_ID": "The app's id; required.",
+    "META_APP_SECRET": "Its secrets, comma-separated, of which the first signs; required.",
+    "META_INSTAGRAM_APP_SECRET": "Those of its Instagram login; META_APP_SECRET's unless set.",
+    "META_WEBHOOK_VERIFY_TOKEN": "What the handshake shows; required.",
+    "SIMULATOR_LISTEN": "Where Graph and the control interface are; 127.0.0.1:9090 unless set.",
+    "SIMULATOR_SEED": "What its chances are drawn from; 1 unless set.",
+    "SIMULATOR_WEBHOOK_URL": "The base of the app's public listener; set by control where unset.",
+    "SIMULATOR_ADOPT": "true takes any page, person and comment as given; false unless set.",
+}
+"""All that `read` reads."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``webhook_url`` is the base of the app's public listener; None: set later by control."""

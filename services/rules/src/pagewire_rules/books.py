@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pagewire.store.v1.rule_book_service_pb2 import GetRuleBooksRequest, RuleBook
+from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.rule_pb2 import Rule, TextMode
 from pagewire_rules.evaluation import CompiledRule
 from pagewire_rules.matching import Mode, text_condition
@@ -33,25 +34,37 @@ class Book:
     page_id: str
     version: int
     connected: bool
+    platform: Platform.ValueType
     rules: Sequence[Rule]
     compiled: Sequence[CompiledRule]
 
 
 class Shelf(Protocol):
-    """Where rule books come from: all the pages asked for, in one snapshot, in that order."""
+    """Where rule books come from: one a page asked for, each whole and of one moment."""
 
     async def fetch(self, page_ids: Sequence[str]) -> Sequence[RuleBook]: ...
 
 
 class StoreShelf:
-    """The store's rule books."""
+    """The store's rule books, put together from the parts that messages can carry."""
 
     def __init__(self, store: "RuleBookServiceAsyncStub") -> None:
         self._store = store
 
     async def fetch(self, page_ids: Sequence[str]) -> Sequence[RuleBook]:
-        response = await self._store.GetRuleBooks(GetRuleBooksRequest(page_ids=page_ids))
-        return response.books
+        request = GetRuleBooksRequest(page_ids=page_ids)
+        books: dict[str, RuleBook] = {}
+        while True:
+            response = await self._store.GetRuleBooks(request)
+            for part in response.books:
+                book = books.get(part.page_id)
+                if book is not None and book.version == part.version:
+                    book.rules.extend(part.rules)
+                else:  # the first part, or the whole of a book that changed meanwhile
+                    books[part.page_id] = part
+            if not response.next_page_token:
+                return list(books.values())
+            request.page_token = response.next_page_token
 
 
 class Books:
@@ -99,7 +112,7 @@ def compiled(book: RuleBook) -> Book:
     """A book made ready."""
     rules = tuple(book.rules)
     ready = tuple(compiled_rule(nth, rule) for nth, rule in enumerate(rules))
-    return Book(book.page_id, book.version, book.connected, rules, ready)
+    return Book(book.page_id, book.version, book.connected, book.platform, rules, ready)
 
 
 def compiled_rule(position: int, rule: Rule) -> CompiledRule:

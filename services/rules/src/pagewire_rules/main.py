@@ -1,5 +1,6 @@
 """The rules service, put together."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from pagewire.rules.v1.rule_service_pb2_grpc import add_RuleServiceServicer_to_server
@@ -10,6 +11,7 @@ from pagewire_rules.servicer import RuleServicer
 from pagewire_rules.settings import Settings
 from pagewire_runtime import logs, metrics
 from pagewire_runtime.calling import channel
+from pagewire_runtime.commandline import command_line
 from pagewire_runtime.serving import run, serving, until_signalled
 from pagewire_runtime.settings import load
 
@@ -51,6 +53,8 @@ async def start() -> None:
         await serve(settings)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the service until it is told to stop."""
+    what = "Checks rules before they are kept, and says what they call for."
+    command_line("pagewire_rules", what, Settings).parse_args(arguments)
     run(start)

@@ -10,17 +10,20 @@ from pagewire.rules.v1 import rule_service_pb2 as pb
 from pagewire.rules.v1.rule_service_pb2_grpc import RuleServiceServicer
 from pagewire.store.v1 import rule_book_service_pb2 as store_pb
 from pagewire.type.v1.event_pb2 import Trigger
+from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire.type.v1.rule_pb2 import (
     Action,
     Candidate,
     Evaluation,
+    LeftOut,
     Rule,
     RuleVerdict,
     Span,
     TextMode,
 )
 from pagewire_rules import templates, validation
+from pagewire_rules.applying import left_out
 from pagewire_rules.books import Book, Books, compiled_rule
 from pagewire_rules.evaluation import MISSES, Match, Miss, evaluate, examine
 from pagewire_rules.matching import Found
@@ -117,7 +120,7 @@ class RuleServicer(RuleServiceServicer):
         book = await self._books.latest(request.page_id)
         if not book.connected:
             raise PageUnknown("the page is not connected", page_id=request.page_id)
-        return _tried(request, _with_draft(book, request))
+        return _tried(request, book.platform, _with_draft(book, request))
 
     async def BacktestRule(
         self, request: pb.BacktestRuleRequest, context: Context
@@ -167,15 +170,14 @@ def _evaluated(item: pb.EventToEvaluate, book: Book) -> Evaluation:
         log.exception("an event could not be evaluated", kind=item.event.kind)
         return Evaluation(book_version=book.version, error="evaluation_failed")
     name = item.event.person_name or item.person_name
-    comment = item.event.trigger == Trigger.TRIGGER_COMMENT
     return Evaluation(
-        candidates=[_candidate(match, book, name, comment=comment) for match in matches],
+        candidates=[_candidate(match, book, name) for match in matches],
         misses=[_missed(miss, book.rules[miss.rule.position]) for miss in misses[:MISSES]],
         book_version=book.version,
     )
 
 
-def _candidate(match: Match, book: Book, name: str, *, comment: bool) -> Candidate:
+def _candidate(match: Match, book: Book, name: str) -> Candidate:
     rule = book.rules[match.rule.position]
     return Candidate(
         rule_id=rule.rule_id,
@@ -183,19 +185,9 @@ def _candidate(match: Match, book: Book, name: str, *, comment: bool) -> Candida
         name=rule.name,
         limits=rule.limits,
         continues=rule.continues,
-        actions=_actions(rule, name, comment=comment),
+        actions=[_rendered(action, name) for action in rule.then],
         span=_span(match.found),
     )
-
-
-def _actions(rule: Rule, name: str, *, comment: bool) -> list[Action]:
-    """The rule's actions that apply to the event, texts filled in."""
-    applying = (
-        action
-        for action in rule.then
-        if comment or action.WhichOneof("action") not in validation.COMMENT_ACTIONS
-    )
-    return [_rendered(action, name) for action in applying]
 
 
 def _rendered(action: Action, name: str) -> Action:
@@ -232,9 +224,10 @@ def _with_draft(book: Book, request: pb.TryRulesRequest) -> list[Rule]:
     return [*ahead, draft, *others[len(ahead) :]]
 
 
-def _tried(request: pb.TryRulesRequest, rules: Iterable[Rule]) -> pb.TryRulesResponse:
+def _tried(
+    request: pb.TryRulesRequest, platform: Platform.ValueType, rules: Iterable[Rule]
+) -> pb.TryRulesResponse:
     event = subject_of_try(request.event, request.text, request.payload)
-    comment = request.event == Trigger.TRIGGER_COMMENT
     response = pb.TryRulesResponse()
     open_to_more = True
     for nth, rule in enumerate(rules):
@@ -245,11 +238,31 @@ def _tried(request: pb.TryRulesRequest, rules: Iterable[Rule]) -> pb.TryRulesRes
         if isinstance(verdict, Miss):
             considered.reason = verdict.reason
         elif open_to_more:
-            considered.fired, considered.reason = True, "fired"
-            response.actions.extend(_actions(rule, request.person_name, comment=comment))
-            open_to_more = rule.continues
+            actions, not_done = _applied(rule, request, platform)
+            considered.left_out.extend(not_done)
+            response.actions.extend(actions)
+            considered.fired = bool(actions)
+            considered.reason = "fired" if actions else not_done[0].reason
+            open_to_more = rule.continues or not actions
         else:
             considered.reason = "lower_priority"
         if isinstance(verdict, Match) and verdict.found is not None:
             considered.span.CopyFrom(Span(start=verdict.found.start, end=verdict.found.end))
     return response
+
+
+def _applied(
+    rule: Rule, request: pb.TryRulesRequest, platform: Platform.ValueType
+) -> tuple[list[Action], list[LeftOut]]:
+    """What the rule would do, texts filled in, and what it would leave out."""
+    comment = request.event == Trigger.TRIGGER_COMMENT
+    actions: list[Action] = []
+    not_done: list[LeftOut] = []
+    for action in rule.then:
+        rendered = _rendered(action, request.person_name)
+        why = left_out(rendered, platform, comment=comment)
+        if why is None:
+            actions.append(rendered)
+        else:
+            not_done.append(why)
+    return actions, not_done

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pagewire.store.v1.lane_service_pb2 import (
     ClaimedEvent,
@@ -24,12 +24,12 @@ from pagewire.type.v1.page_pb2 import Platform
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_store.arrivals import Lane
 from pagewire_store.columns import BIGINT, TEXT, Bulk
-from pagewire_store.database import driver, in_transaction
+from pagewire_store.connections import Connections, Driver
+from pagewire_store.database import in_live_transaction
 from pagewire_store.ids import event_id
-from pagewire_store.ingest import Driver
 from pagewire_store.polling import at_most, claimed
 from pagewire_store.takeovers import count_deaths
-from pagewire_store.trips import BEGIN, COMMIT, Statement, trip
+from pagewire_store.trips import BEGIN, COMMIT, ROLLBACK, Statement, ended, trip
 from pagewire_store.waking import Waking
 
 MICROSECOND = timedelta(microseconds=1)
@@ -91,6 +91,18 @@ _PAGES = Bulk(
     from {rows} join page p on p.page_id = n.page_id where p.connected
     """,
     page_id=TEXT,
+)
+
+# Locks those that are still the holder's.
+_HOLD = Bulk(
+    """
+    select l.page_id, l.lane
+    from {rows} join lane l on l.page_id = n.page_id and l.lane = n.lane and l.epoch = n.epoch
+    order by l.page_id, l.lane for update of l
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+    epoch=BIGINT,
 )
 
 # Ends the first pending events of lanes whose page is no longer connected.
@@ -195,13 +207,34 @@ class _Pending(NamedTuple):
     bytes_before: int
 
 
+@dataclass
+class _Work:
+    """What there is to do in leased lanes."""
+
+    pages: dict[str, _Page]
+    events: dict[Lane, list[_Pending]] = field(default_factory=lambda: defaultdict(list))
+    too_much: set[Lane] = field(default_factory=set)
+    """Lanes for whose events, or some of them, an answer has no room."""
+
+    def __contains__(self, lease: _Lease) -> bool:
+        return lease.page_id in self.pages and lease[:2] in self.events
+
+    def of(self, lease: _Lease) -> ClaimedLane:
+        return _claimed_lane(lease, self.pages[lease.page_id], self.events[lease[:2]])
+
+
 class Claims:
     """Hands out lanes, and prolongs the leases on them."""
 
     def __init__(
-        self, engine: AsyncEngine, waking: Waking, *, lease: timedelta, max_bytes: int = MAX_BYTES
+        self,
+        connections: Connections,
+        waking: Waking,
+        *,
+        lease: timedelta,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
-        self._engine = engine
+        self._connections = connections
         self._waking = waking
         self._lease = lease
         self._max_bytes = max_bytes
@@ -224,73 +257,87 @@ class Claims:
         if not lanes:
             return ExtendLeasesResponse()
 
-        async def work(connection: AsyncConnection) -> list[tuple[str, str, int]]:
+        async def work(connection: Driver) -> list[tuple[str, str, int]]:
             prolonged = [(*lane, self._lease // MICROSECOND) for lane in lanes]
             answers = await trip(
-                await driver(connection), BEGIN, _EXTEND.over(prolonged), _LOST.over(lanes), COMMIT
+                connection, BEGIN, _EXTEND.over(prolonged), _LOST.over(lanes), COMMIT
             )
             return answers[2].rows
 
-        lost = await in_transaction(self._engine, work)
+        lost = await in_live_transaction(self._connections, work)
         return ExtendLeasesResponse(
             lost=[LaneRef(page_id=page, lane=lane, epoch=epoch) for page, lane, epoch in lost]
         )
 
     async def _claim(self, request: ClaimLanesRequest) -> list[ClaimedLane]:
-        async def work(connection: AsyncConnection) -> tuple[list[ClaimedLane], bool]:
-            return await self._lease_lanes(await driver(connection), request)
-
         while True:
-            lanes, leased = await in_transaction(self._engine, work)
+            lanes, leased = await in_live_transaction(
+                self._connections, lambda connection: self._lease_lanes(connection, request)
+            )
             if lanes or not leased:  # those that were leased and found empty may hide others
                 return lanes
 
     async def _lease_lanes(
         self, connection: Driver, request: ClaimLanesRequest
     ) -> tuple[list[ClaimedLane], bool]:
+        """The lanes, and whether any were leased: by a statement that is a transaction, so that
+        one that finds nothing is all there is. Then nobody else works on what is read of them."""
         most = at_most("max_lanes", request.max_lanes)
         lease = _LEASE.said(
             most.to_bytes(8), request.owner.encode(), (self._lease // MICROSECOND).to_bytes(8)
         )
-        _, leased = await trip(connection, BEGIN, lease)
+        (leased,) = await trip(connection, lease)
         leases = [_Lease(*row) for row in leased.rows]
         if not leases:
             return [], False
-        await count_deaths(connection, [lease[:2] for lease in leases if lease.deserted])
         max_events = min(request.max_events or DEFAULT_EVENTS, MAX_EVENTS)
-        found_pages, found_events = await trip(
+        work = await self._read(connection, leases, max_events)
+        if not all(lease in work and not lease.deserted for lease in leases):
+            work = await self._put_right(connection, leases, max_events)
+        return [work.of(lease) for lease in leases if lease in work], True
+
+    async def _read(self, connection: Driver, leases: Sequence[_Lease], max_events: int) -> _Work:
+        pages, events = await trip(
             connection,
             _PAGES.over([(page_id,) for page_id in {x.page_id for x in leases}]),
             _FIRST_EVENTS.over([(lease.page_id, lease.lane, max_events) for lease in leases]),
         )
-        pages = {row[0]: _Page(*row) for row in found_pages.rows}
-        events: dict[Lane, list[_Pending]] = defaultdict(list)
-        too_much: set[Lane] = set()
-        for row in found_events.rows:
+        work = _Work({row[0]: _Page(*row) for row in pages.rows})
+        for row in events.rows:
             pending = _Pending(*row)
             if pending.bytes_before < self._max_bytes:
-                events[pending.page_id, pending.lane].append(pending)
+                work.events[pending.page_id, pending.lane].append(pending)
             else:
-                too_much.add((pending.page_id, pending.lane))
+                work.too_much.add((pending.page_id, pending.lane))
+        return work
 
-        pending_in = events.keys() | too_much
-        idle = [x[:2] for x in leases if x[:2] not in pending_in]
-        ending = [x[:2] for x in leases if x[:2] in pending_in and x.page_id not in pages]
-        later = [x[:2] for x in leases if x[:2] in too_much - events.keys() and x.page_id in pages]
+    async def _put_right(
+        self, connection: Driver, leases: Sequence[_Lease], max_events: int
+    ) -> _Work:
+        """Counts deaths, ends what needs no dispatcher, and gives back what nobody can work on."""
+        _, held = await trip(connection, BEGIN, _HOLD.over([lease[:3] for lease in leases]))
+        ours = [lease for lease in leases if lease[:2] in set(held.rows)]
+        if not ours:
+            await trip(connection, ROLLBACK)
+            return _Work({})
+        await count_deaths(connection, [lease[:2] for lease in ours if lease.deserted])
+        work = await self._read(connection, ours, max_events)
+
+        pending_in = work.events.keys() | work.too_much
+        idle = [x[:2] for x in ours if x[:2] not in pending_in]
+        ending = [x[:2] for x in ours if x[:2] in pending_in and x.page_id not in work.pages]
+        later = [x[:2] for x in ours if x not in work and x.page_id in work.pages]
+        given_back = [lane for lane in later if lane not in idle] + ending
         said = []
         if ending:
             each = max(1, ENDED_AT_ONCE // len(ending))
             said.append(_END.over([(*lane, each) for lane in ending]))
         if idle:
             said.append(_FREE.over(idle))
-        if given_back := later + ending:
+        if given_back:
             said.append(_GIVE_BACK.over(given_back))
-        await trip(connection, *said, COMMIT)
-        return [
-            _claimed_lane(lease, pages[lease.page_id], events[lease[:2]])
-            for lease in leases
-            if lease.page_id in pages and lease[:2] in events
-        ], True
+        await ended(connection, *said)
+        return work
 
 
 def _claimed_lane(lease: _Lease, page: _Page, events: Iterable[_Pending]) -> ClaimedLane:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
-
-import psycopg
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias, overload
 
 from pagewire_store.trips import Said, Statement
 
@@ -36,9 +33,6 @@ class Column:
     element_oid = 0
     array_oid = 0
 
-    def __init__(self, values: Sequence[Any]) -> None:
-        self.values = values
-
     @staticmethod
     def elements(values: Sequence[Any]) -> Iterable[bytes]:
         raise NotImplementedError
@@ -50,13 +44,6 @@ class Column:
         return header + b"".join(cls.elements(values))
 
 
-class _ColumnDumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: Column) -> bytes:
-        return obj.packed(obj.values)
-
-
 def _kind(element: str, element_oid: int, array_oid: int, elements: Packed) -> type[Column]:
     members = {
         "element": element,
@@ -64,10 +51,7 @@ def _kind(element: str, element_oid: int, array_oid: int, elements: Packed) -> t
         "array_oid": array_oid,
         "elements": staticmethod(elements),
     }
-    column = type(f"{element.capitalize()}s", (Column,), members)
-    dumper = type(f"{element.capitalize()}sDumper", (_ColumnDumper,), {"oid": array_oid})
-    psycopg.adapters.register_dumper(column, dumper)
-    return column
+    return type(f"{element.capitalize()}s", (Column,), members)
 
 
 def _texts(values: Sequence[str | None]) -> list[bytes]:
@@ -124,6 +108,21 @@ UUIDS = _kind("uuid", 2950, 2951, _uuids)
 """UUIDs as texts, hexadecimal with dashes."""
 
 
+_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@overload
+def micros(time: datetime) -> int: ...
+@overload
+def micros(time: None) -> None: ...
+@overload
+def micros(time: datetime | None) -> int | None: ...
+def micros(time: datetime | None) -> int | None:
+    """The time as `TIME` takes it."""
+    return None if time is None else (time - _UNIX) // _MICROSECOND
+
+
 class Bulk:
     """A statement over rows: `{rows}` in its text is them, as `n`, with their position as `n.ord`.
 
@@ -132,11 +131,8 @@ class Bulk:
 
     def __init__(self, sql: str, **columns: type[Column]) -> None:
         self._columns = tuple(columns.values())
-        self._sql = _unnested(sql, columns, ["%b"] * len(columns)).encode()
-        numbered = [f"${at}" for at in range(1, len(columns) + 1)]
-        self._statement = Statement(
-            _unnested(sql, columns, numbered), [column.array_oid for column in self._columns]
-        )
+        oids = [column.array_oid for column in self._columns]
+        self._statement = Statement(_unnested(sql, columns), oids)
 
     @property
     def sql(self) -> str:
@@ -153,25 +149,9 @@ class Bulk:
             ]
         )
 
-    async def run(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        rows: Sequence[Sequence[Any]],
-        *parameters: Any,
-    ) -> psycopg.AsyncCursor[Any]:
-        """Executes it for at least one row; `parameters` stand behind the rows in its text."""
-        arrays = [
-            column(values)
-            for column, values in zip(self._columns, zip(*rows, strict=True), strict=True)
-        ]
-        return await connection.execute(self._sql, [*arrays, *parameters])
 
-
-def _unnested(sql: str, columns: dict[str, type[Column]], placeholders: Sequence[str]) -> str:
-    arrays = [
-        f"{placeholder}::{column.element}[]"
-        for placeholder, column in zip(placeholders, columns.values(), strict=True)
-    ]
+def _unnested(sql: str, columns: dict[str, type[Column]]) -> str:
+    arrays = [f"${at}::{column.element}[]" for at, column in enumerate(columns.values(), start=1)]
     names = ", ".join(columns)
     rows = f"unnest({', '.join(arrays)}) with ordinality as n ({names}, ord)"
     return sql.replace("{rows}", rows)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-import psycopg
-from psycopg.rows import namedtuple_row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pagewire.store.v1.lane_service_pb2 import (
@@ -36,21 +34,20 @@ from pagewire.type.v1.decision_pb2 import (
 )
 from pagewire.type.v1.event_pb2 import Event
 from pagewire.type.v1.page_pb2 import Platform
-from pagewire.type.v1.rule_pb2 import Candidate, RuleVerdict
+from pagewire.type.v1.rule_pb2 import RuleVerdict
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_runtime.logs import get_logger
 from pagewire_store import deciding, ids, marks
-from pagewire_store.columns import BIGINT, BOOL, BYTES, INT, SMALLINT, TEXT, TIME, Bulk
-from pagewire_store.database import Pools, driver, in_transaction
+from pagewire_store.columns import BIGINT, BOOL, BYTES, INT, SMALLINT, TEXT, TIME, Bulk, micros
+from pagewire_store.connections import Connections, Driver
+from pagewire_store.database import driver, in_live_transaction
 from pagewire_store.deciding import SENDING_KINDS, Facts, Plan, PlannedReply
+from pagewire_store.trips import Said, ended, within
 
-Connection = psycopg.AsyncConnection[Any]
 LaneKey = tuple[str, str]
 
 REPLIES_A_MINUTE = 30
-# More rows of a lane than this in a minute are not looked through for the cap: it can't be greater.
-CAP_LOOKS_AT = 200
 DECLINED_AT_ONCE = 1000
 """Events that disconnecting their page ends in its own transaction, which must be short."""
 
@@ -126,24 +123,49 @@ _FACTS = Bulk(
     comment_id=TEXT,
 )
 
-# And fresh numbers for the replies of a lane.
+_AUTOMATIC = "o.origin = 'rule' and o.kind in ('message', 'private_reply', 'comment_reply')"
+
+# And fresh numbers for the replies of a lane. What goes to a person counts together, by whatever
+# lane it was decided; to whom a private reply goes is known once it is sent.
 _RATES = Bulk(
     f"""
     select n.page_id, n.lane,
         array(select nextval('reply_number') from generate_series(1, n.actions)) as numbers, (
         select count(*) from (
-            select o.origin, o.kind, o.created_at from outbox o
-            where o.page_id = n.page_id and o.lane = n.lane
-            order by o.ordinal desc limit {CAP_LOOKS_AT}
-        ) o
-        where o.origin = 'rule' and o.created_at > clock_timestamp() - interval '1 minute'
-            and o.kind in ('message', 'private_reply', 'comment_reply')
+            select o.created_at from outbox o
+            where n.person_id is null and o.page_id = n.page_id and o.lane = n.lane and {_AUTOMATIC}
+            order by o.ordinal desc limit n.at_most
+        ) o where o.created_at > clock_timestamp() - interval '1 minute'
+    ) + (
+        select count(*) from (
+            select o.created_at from outbox o
+            where o.page_id = n.page_id and o.person_id = n.person_id and {_AUTOMATIC}
+            order by o.created_at desc limit n.at_most
+        ) o where o.created_at > clock_timestamp() - interval '1 minute'
     ) as sent
     from {{rows}}
     """,  # noqa: S608  # a constant
     page_id=TEXT,
     lane=TEXT,
+    person_id=TEXT,
     actions=INT,
+    at_most=INT,
+)
+
+# How many events of a page were answered in the last minute, as far as it matters.
+_PAGE_RATES = Bulk(
+    """
+    select n.page_id, (
+        select count(*) from (
+            select from decision d
+            where d.page_id = n.page_id and d.outcome = 'answered'
+                and d.decided_at > clock_timestamp() - interval '1 minute'
+            limit n.at_most) d
+    ) as answered
+    from {rows}
+    """,
+    page_id=TEXT,
+    at_most=INT,
 )
 
 _DECIDE = Bulk(
@@ -239,7 +261,65 @@ _END_LANES = Bulk(
 
 
 _WORD = re.compile(r"[a-z0-9_.]{1,64}")
-_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Locked(NamedTuple):
+    page_id: str
+    lane: str
+    epoch: int
+    last_ordinal: int
+
+
+class _Pending(NamedTuple):
+    page_id: str
+    lane: str
+    event_id: int
+    event_key: str
+    trigger: Any
+    attempts: int
+    first_failed_at: datetime | None
+    received_at: Any
+    stored_at: Any
+    detail: bytes
+    now: Any
+
+
+class _Known(NamedTuple):
+    """The facts of an event."""
+
+    ord: int
+    platform: str
+    connected: bool
+    automation_paused_until: datetime | None
+    removed: bool
+    other_is_page: bool
+
+
+class _Before(NamedTuple):
+    """A decision that there is."""
+
+    page_id: str
+    event_id: int
+    trigger: Any
+    outcome: str
+    reason: str
+    verdicts: bytes
+    book_version: int
+    received_at: Any
+    stored_at: Any
+    decided_at: Any
+    replies: list[int]
+    sent_at: Any
+
+
+@dataclass(frozen=True)
+class Caps:
+    """How much rules may answer in a minute."""
+
+    in_conversation: int = REPLIES_A_MINUTE
+    """Replies."""
+    on_page: int | None = None
+    """Events; None where there is no such cap."""
 
 
 @dataclass
@@ -264,6 +344,12 @@ class _Lane:
         return self.asked.ref.page_id, self.asked.ref.lane
 
     @property
+    def person_id(self) -> str | None:
+        """Whose conversation it is; None of a comment's."""
+        kind, _, person_id = self.asked.ref.lane.partition(":")
+        return person_id if kind == "person" else None
+
+    @property
     def actions(self) -> int:
         """How many replies there are if every candidate fires."""
         candidates = (one for d in self.events.values() for one in d.evaluation.candidates)
@@ -281,7 +367,7 @@ class _Case:
     """A pending event under decision."""
 
     lane: _Lane
-    row: Any
+    row: _Pending
     event: Event
     decision: EventDecision
     bar: deciding.Bar | None = None
@@ -303,6 +389,15 @@ class _Writes:
     outbox: list[tuple[Any, ...]] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
 
+    def said(self) -> list[Said]:
+        steps = (
+            (_DECIDE, self.decisions),
+            (_FIRE, self.fired),
+            (_ENQUEUE, self.outbox),
+            (_END_EVENTS, self.events),
+        )
+        return [statement.over(rows) for statement, rows in steps if rows]
+
 
 @dataclass(frozen=True)
 class _Committed:
@@ -312,12 +407,12 @@ class _Committed:
 
 
 async def commit(
-    pools: Pools,
+    connections: Connections,
     request: CommitDecisionsRequest,
     *,
     wake_outbox: Callable[[], None],
     wake_lanes: Callable[[], None],
-    replies_a_minute: int = REPLIES_A_MINUTE,
+    caps: Caps = Caps(),  # frozen
 ) -> CommitDecisionsResponse:
     """Commits what was decided, all lanes in one transaction, and answers in the request's order.
 
@@ -330,10 +425,10 @@ async def commit(
     """
     lanes_of = _reader(request)
 
-    async def work(connection: AsyncConnection) -> _Committed:
-        return await _commit(await driver(connection), lanes_of(), replies_a_minute)
+    async def work(connection: Driver) -> _Committed:
+        return await _commit(connection, lanes_of(), caps)
 
-    committed = await in_transaction(pools.work, work)
+    committed = await in_live_transaction(connections, work)
     if committed.replies:
         wake_outbox()
     if committed.waiting:
@@ -366,43 +461,51 @@ def _named_events(asked: LaneDecisions) -> dict[int, EventDecision]:
     return named
 
 
-async def _commit(connection: Connection, lanes: list[_Lane], cap: int) -> _Committed:
+async def _commit(connection: Driver, lanes: list[_Lane], caps: Caps) -> _Committed:
     if not lanes:
         return _Committed(CommitDecisionsResponse(), replies=False, waiting=False)
     locked, pending = await _look(connection, lanes)
     held = _hold(lanes, locked, await _repeated(connection, lanes, pending))
     cases = _cases(held, pending)
-    await _weigh(connection, cases)
-    await _lock_marks(connection, cases)
-    writes = await _decide(connection, cases, cap)
-    waiting = await _write(connection, held, writes) if held else False
+    answered = await _weigh(connection, cases, caps)
+    reserved = await _reserve(connection, cases)
+    writes = _Deciding(caps, reserved, answered).decide(cases)
+    said = [*reserved.said(), *writes.said()]
+    if held:
+        said.append(_END_LANES.over([_lane_row(lane) for lane in held]))
+    answers = await ended(connection, *said)
+    waiting = bool(held) and any(waits for (waits,) in answers[-1].rows)
     response = CommitDecisionsResponse(results=[lane.result() for lane in lanes])
     return _Committed(response, replies=bool(writes.outbox), waiting=waiting)
 
 
-async def _look(connection: Connection, lanes: Sequence[_Lane]) -> tuple[list[Any], list[Any]]:
-    """Locks the lanes, then reads what is pending."""
-    locked, pending = await _together(
-        connection,
-        (_LOCK, sorted(lane.key for lane in lanes)),
-        (_PENDING, [(*lane.key, len(lane.events)) for lane in lanes if lane.events]),
+async def _look(connection: Driver, lanes: Sequence[_Lane]) -> tuple[list[_Locked], list[_Pending]]:
+    """Locks the lanes, then reads what is pending, with a snapshot of its own."""
+    said = [_LOCK.over(sorted(lane.key for lane in lanes))]
+    if named := [(*lane.key, len(lane.events)) for lane in lanes if lane.events]:
+        said.append(_PENDING.over(named))
+    locked, *pending = await within(connection, *said)
+    return (
+        [_Locked(*row) for row in locked.rows],
+        [_Pending(*row) for answer in pending for row in answer.rows],
     )
-    return locked, pending
 
 
 async def _repeated(
-    connection: Connection, lanes: Sequence[_Lane], pending: Iterable[Any]
-) -> list[Any]:
+    connection: Driver, lanes: Sequence[_Lane], pending: Iterable[_Pending]
+) -> list[_Before]:
     """The decisions there are of the events named; one that is pending has none."""
     undecided = {(row.page_id, row.event_id) for row in pending}
     named = {(lane.key[0], number) for lane in lanes for number in lane.events}
     if named <= undecided:
         return []
-    (decided,) = await _together(connection, (_DECIDED, sorted(named - undecided)))
-    return decided
+    (decided,) = await within(connection, _DECIDED.over(sorted(named - undecided)))
+    return [_Before(*row) for row in decided.rows]
 
 
-def _hold(lanes: Sequence[_Lane], locked: Sequence[Any], decided: Sequence[Any]) -> list[_Lane]:
+def _hold(
+    lanes: Sequence[_Lane], locked: Sequence[_Locked], decided: Sequence[_Before]
+) -> list[_Lane]:
     """Gives first answers again, and returns the lanes that may be written."""
     rows = {(row.page_id, row.lane): row for row in locked}
     before = {(row.page_id, row.event_id): _decision_from(row) for row in decided}
@@ -418,9 +521,9 @@ def _hold(lanes: Sequence[_Lane], locked: Sequence[Any], decided: Sequence[Any])
     return held
 
 
-def _cases(held: Sequence[_Lane], pending: Iterable[Any]) -> list[_Case]:
+def _cases(held: Sequence[_Lane], pending: Iterable[_Pending]) -> list[_Case]:
     """The events that are to be decided now: their lanes' first pending ones."""
-    first: dict[LaneKey, list[Any]] = defaultdict(list)
+    first: dict[LaneKey, list[_Pending]] = defaultdict(list)
     for row in pending:
         first[row.page_id, row.lane].append(row)
     cases = []
@@ -436,31 +539,43 @@ def _cases(held: Sequence[_Lane], pending: Iterable[Any]) -> list[_Case]:
     return cases
 
 
-async def _weigh(connection: Connection, cases: Sequence[_Case]) -> None:
-    """Loads the facts, and has the pure part say what bars each event and what firing takes."""
+async def _weigh(connection: Driver, cases: Sequence[_Case], caps: Caps) -> Counter[str]:
+    """Loads the facts, and has the pure part say what bars each event and what firing takes.
+
+    How many events of each page were answered in the last minute, where that has a cap.
+    """
+    if not cases:
+        return Counter()
     lanes = {c.lane.key: c.lane for c in cases if c.decision.evaluation.candidates}
-    facts, rates = await _together(
-        connection,
-        (_FACTS, [_sought(case) for case in cases]),
-        (_RATES, [(*key, lane.actions) for key, lane in lanes.items()]),
-    )
-    for row in rates:
-        lane = lanes[row.page_id, row.lane]
-        lane.sent, lane.numbers = row.sent, iter(row.numbers)
-    for row in facts:
-        _plan(cases[row.ord - 1], row)
+    pages = sorted({page_id for page_id, _ in lanes}) if caps.on_page is not None else []
+    rated = [
+        (*key, lane.person_id, lane.actions, caps.in_conversation) for key, lane in lanes.items()
+    ]
+    said = [_FACTS.over([_sought(case) for case in cases])]
+    if rated:
+        said.append(_RATES.over(rated))
+    if pages:
+        said.append(_PAGE_RATES.over([(page_id, caps.on_page) for page_id in pages]))
+    facts, *rates = await within(connection, *said)
+    for page_id, lane, numbers, sent in rates[0].rows if rated else ():
+        lanes[page_id, lane].sent, lanes[page_id, lane].numbers = sent, iter(numbers)
+    for row in facts.rows:
+        known = _Known(*row)
+        _plan(cases[known.ord - 1], known)
+    return Counter(dict(rates[1].rows) if pages else {})
 
 
-async def _lock_marks(connection: Connection, cases: Iterable[_Case]) -> None:
+async def _reserve(connection: Driver, cases: Iterable[_Case]) -> marks.Reserved:
     """Waits for all marks that may be taken at once: two lanes may have the same two people."""
     wished = {
         (case.row.page_id, wish.key) for case in cases for plan in case.plans for wish in plan.marks
     }
-    if wished:
-        await marks.reserve(connection, wished)
+    if not wished:
+        return marks.Reserved()
+    return marks.Reserved((await within(connection, *marks.reserve(wished)))[-1])
 
 
-def _plan(case: _Case, known: Any) -> None:
+def _plan(case: _Case, known: _Known) -> None:
     facts = Facts(
         event=case.event,
         platform=Platform.Value(f"PLATFORM_{known.platform.upper()}"),
@@ -483,18 +598,75 @@ def _sought(case: _Case) -> tuple[Any, ...]:
     return (event.page_id, event.person_id, comment, mid, comment_id)
 
 
-async def _decide(connection: Connection, cases: Sequence[_Case], cap: int) -> _Writes:
-    writes = _Writes()
-    for case in cases:
-        if case.lane.blocked_until is not None:
-            continue  # put off, behind the one that failed
-        if case.bar is not None:
-            _end(case, writes, case.bar.outcome, case.bar.reason, [])
-        elif case.failure:
-            _fail(case, writes)
-        else:
-            await _choose(connection, case, cap, writes)
-    return writes
+@dataclass
+class _Deciding:
+    """The way through the events, in order: each may leave less to those behind it."""
+
+    caps: Caps
+    reserved: marks.Reserved
+    answered: Counter[str]
+    """Events of a page in the last minute."""
+    writes: _Writes = field(default_factory=_Writes)
+
+    def decide(self, cases: Sequence[_Case]) -> _Writes:
+        """The rows to be."""
+        for case in cases:
+            if case.lane.blocked_until is not None:
+                continue  # put off, behind the one that failed
+            if case.bar is not None:
+                _end(case, self.writes, case.bar.outcome, case.bar.reason, [])
+            elif case.failure:
+                _fail(case, self.writes)
+            else:
+                self._choose(case)
+        return self.writes
+
+    def _choose(self, case: _Case) -> None:
+        """Fires the first candidate whose marks can be had, and those behind it that it lets."""
+        verdicts, replies, done = [], [], False
+        for plan in case.plans:
+            drawn: list[tuple[int, PlannedReply]] = []
+            if done:
+                reason = "lower_priority"
+            elif (capped := self._capped(case, plan)) is not None:
+                reason = capped
+            else:
+                drawn = [(next(case.lane.numbers), reply) for reply in plan.replies]
+                reason = plan.refusal or self._mark(case, plan, drawn) or "fired"
+                if reason == "fired":
+                    done = not plan.candidate.continues
+                    replies.extend(_enqueue(case, plan, drawn, self.writes))
+            verdicts.append(_verdict(plan, reason))
+        fired = any(verdict.fired for verdict in verdicts)
+        self.answered[case.row.page_id] += fired
+        outcome = OUTCOME_ANSWERED if fired else OUTCOME_DECLINED
+        reason = "fired" if fired else verdicts[0].reason if verdicts else "no_rule_matched"
+        verdicts.extend(case.decision.evaluation.misses)
+        _end(case, self.writes, outcome, reason, verdicts, replies=replies)
+
+    def _capped(self, case: _Case, plan: Plan) -> str | None:
+        if not plan.sending:
+            return None
+        if case.lane.sent + plan.sending > self.caps.in_conversation:
+            return "rate_capped"
+        on_page = self.caps.on_page
+        if on_page is not None and self.answered[case.row.page_id] >= on_page:
+            return "page_rate_capped"
+        return None
+
+    def _mark(
+        self, case: _Case, plan: Plan, drawn: Sequence[tuple[int, PlannedReply]]
+    ) -> str | None:
+        """Takes the marks for the plan's first sending reply; the reason where one can't be had."""
+        standing = next((number for number, reply in drawn if reply.kind in SENDING_KINDS), None)
+        return self.reserved.take(
+            case.row.page_id,
+            case.row.event_id,
+            plan.candidate.rule_id,
+            standing,
+            plan.marks,
+            case.row.now,
+        )
 
 
 def _fail(case: _Case, writes: _Writes) -> None:
@@ -509,47 +681,6 @@ def _fail(case: _Case, writes: _Writes) -> None:
         return
     case.lane.blocked_until = now + deciding.block(failures, random.random())  # noqa: S311
     writes.events.append(_event_row(case, "pending", failures, first))
-
-
-async def _choose(connection: Connection, case: _Case, cap: int, writes: _Writes) -> None:
-    """Fires the first candidate whose marks can be had, and those behind it that it lets."""
-    verdicts, replies, done = [], [], False
-    for plan in case.plans:
-        if done:
-            reason = "lower_priority"
-        elif plan.sending and case.lane.sent + plan.sending > cap:
-            reason = "rate_capped"
-        else:
-            drawn = [(next(case.lane.numbers), reply) for reply in plan.replies]
-            reason = plan.refusal or await _mark(connection, case, plan, drawn) or "fired"
-            if reason == "fired":
-                done = not plan.candidate.continues
-                replies.extend(_enqueue(case, plan, drawn, writes))
-        verdicts.append(_verdict(plan.candidate, reason))
-    fired = any(verdict.fired for verdict in verdicts)
-    outcome = OUTCOME_ANSWERED if fired else OUTCOME_DECLINED
-    reason = "fired" if fired else verdicts[0].reason if verdicts else "no_rule_matched"
-    verdicts.extend(case.decision.evaluation.misses)
-    _end(case, writes, outcome, reason, verdicts, replies=replies)
-
-
-async def _mark(
-    connection: Connection, case: _Case, plan: Plan, drawn: Sequence[tuple[int, PlannedReply]]
-) -> str | None:
-    """Takes the marks for the plan's first sending reply; the reason where one can't be had."""
-    if not plan.marks:
-        return None
-    standing = next((number for number, reply in drawn if reply.kind in SENDING_KINDS), None)
-    rule_id = plan.candidate.rule_id
-    return await marks.take(
-        connection,
-        case.row.page_id,
-        case.row.event_id,
-        rule_id,
-        standing,
-        plan.marks,
-        case.row.now,
-    )
 
 
 def _enqueue(
@@ -568,7 +699,7 @@ def _enqueue(
                 *(page_id, number, lane.key[1], lane.last_ordinal, reply.kind),
                 *(event_id, rule.rule_id, reply.action_index),
                 *(reply.person_id, reply.comment_id, content, reply.hidden, reply.label),
-                _micros(reply.expires_at),
+                micros(reply.expires_at),
             )
         )
     return [ids.reply_id(page_id, number) for number, _ in drawn]
@@ -592,7 +723,7 @@ def _end(
     writes.decisions.append(
         (
             *(row.page_id, row.event_id, row.trigger, word, reason, kept, version),
-            *map(_micros, times),
+            *map(micros, times),
         )
     )
     failures, first = failed or (row.attempts, row.first_failed_at)
@@ -616,12 +747,12 @@ def _end(
 
 
 def _event_row(case: _Case, state: str, failures: int, first: datetime | None) -> tuple[Any, ...]:
-    first_failed_at = None if first is None else _micros(first)
     error = case.failure or None
-    return (case.row.page_id, case.row.event_key, state, failures, first_failed_at, error)
+    return (case.row.page_id, case.row.event_key, state, failures, micros(first), error)
 
 
-def _verdict(rule: Candidate, reason: str) -> RuleVerdict:
+def _verdict(plan: Plan, reason: str) -> RuleVerdict:
+    rule = plan.candidate
     return RuleVerdict(
         rule_id=rule.rule_id,
         version=rule.version,
@@ -629,31 +760,17 @@ def _verdict(rule: Candidate, reason: str) -> RuleVerdict:
         fired=reason == "fired",
         reason=reason,
         span=rule.span if rule.HasField("span") else None,
+        left_out=plan.left_out if reason in ("fired", plan.refusal) else (),
     )
 
 
-async def _write(connection: Connection, held: Sequence[_Lane], writes: _Writes) -> bool:
-    """Writes everything, and tells whether a freed lane has events left."""
-    async with connection.pipeline():
-        for statement, rows in (
-            (_DECIDE, writes.decisions),
-            (_FIRE, writes.fired),
-            (_ENQUEUE, writes.outbox),
-            (_END_EVENTS, writes.events),
-        ):
-            if rows:
-                await statement.run(connection, rows)
-        ended = await _END_LANES.run(connection, [_lane_row(lane) for lane in held])
-        return any(row[0] for row in await ended.fetchall())
-
-
 def _lane_row(lane: _Lane) -> tuple[Any, ...]:
-    blocked = None if lane.blocked_until is None else _micros(lane.blocked_until)
+    blocked = micros(lane.blocked_until)
     release = lane.asked.release or blocked is not None
     return (*lane.key, lane.last_ordinal, lane.ended, blocked, release)
 
 
-def _decision_from(row: Any) -> Decision:
+def _decision_from(row: _Before) -> Decision:
     return Decision(
         event_id=ids.event_id(row.page_id, row.event_id),
         page_id=row.page_id,
@@ -668,31 +785,6 @@ def _decision_from(row: Any) -> Decision:
         sent_time=row.sent_at,
         reply_ids=[ids.reply_id(row.page_id, number) for number in row.replies],
     )
-
-
-async def _together(
-    connection: Connection, *asked: tuple[Bulk, Sequence[Sequence[Any]]]
-) -> list[list[Any]]:
-    """What each statement returns for its rows, as named tuples; one trip for all of them.
-
-    They run one after the other, each with a snapshot of its own.
-    """
-    async with connection.pipeline():
-        cursors = [
-            await statement.run(connection, rows) if rows else None for statement, rows in asked
-        ]
-    results: list[list[Any]] = []
-    for cursor in cursors:
-        if cursor is None:
-            results.append([])
-            continue
-        cursor.row_factory = namedtuple_row
-        results.append(await cursor.fetchall())
-    return results
-
-
-def _micros(time: datetime) -> int:
-    return (time - _UNIX) // timedelta(microseconds=1)
 
 
 _PENDING_LANES = """

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,8 +14,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from pagewire_runtime.errors import Unavailable
+from pagewire_store.connections import Connections, Driver, NoneFree
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 # What a repeat may mend: serialisation failure, deadlock, connection trouble, a server that starts,
 # stops, or lets nobody in, a primary that has just become read-only, and a prepared statement that
@@ -38,16 +41,20 @@ BY_KEY = (
 
 @dataclass(frozen=True)
 class Pools:
-    """One engine a purpose, so that slow work of one kind never holds up another."""
+    """One pool a purpose, so that slow work of one kind never holds up another."""
 
-    ingest: AsyncEngine
-    work: AsyncEngine
-    reads: AsyncEngine
+    ingest: Connections
+    live: Connections
+    """What happens to events and replies once they are stored."""
+    general: AsyncEngine
+    """What is asked for beside: by operators, about pages and rules."""
     upkeep: AsyncEngine
 
     async def dispose(self) -> None:
         """Close every connection."""
-        for engine in (self.ingest, self.work, self.reads, self.upkeep):
+        for connections in (self.ingest, self.live):
+            await connections.close()
+        for engine in (self.general, self.upkeep):
             await engine.dispose()
 
 
@@ -59,33 +66,32 @@ def open_pools(url: str, connections: int) -> Pools:
     upkeep = max(1, connections // 13)
     share, rest = divmod(connections - upkeep, 3)
     return Pools(
-        ingest=_engine(url, share + (rest > 0), planning=BY_KEY),
-        work=_engine(url, share + (rest > 1), planning=BY_KEY),
-        reads=_engine(url, share),
-        upkeep=_engine(url, upkeep, statement_timeout_ms=30_000),
+        ingest=Connections(url, share + (rest > 0), _connecting(planning=BY_KEY)),
+        live=Connections(url, share + (rest > 1), _connecting(planning=BY_KEY)),
+        general=_engine(url, share, _connecting()),
+        upkeep=_engine(url, upkeep, _connecting(statement_timeout_ms=30_000)),
     )
 
 
-def _engine(
-    url: str, size: int, statement_timeout_ms: int = 1200, planning: str = ""
-) -> AsyncEngine:
-    options = (
-        f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=1000"
+def _connecting(statement_timeout_ms: int = 1200, planning: str = "") -> dict[str, Any]:
+    return {
+        "options": f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=1000"
         " -c idle_in_transaction_session_timeout=5000 -c timezone=UTC -c search_path=public"
-        f"{planning}"
-    )
+        f"{planning}",
+        "connect_timeout": 2,
+        "application_name": "pagewire",
+        "prepare_threshold": 0,  # at first use: else the first five would be planned each
+    }
+
+
+def _engine(url: str, size: int, connecting: dict[str, Any]) -> AsyncEngine:
     return create_async_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=size,
         max_overflow=0,
         pool_timeout=0.25,
         hide_parameters=True,  # they hold what people wrote, and an error may be logged
-        connect_args={
-            "options": options,
-            "connect_timeout": 2,
-            "application_name": "pagewire",
-            "prepare_threshold": 0,  # at first use: else the first five would be planned each
-        },
+        connect_args=connecting,
     )
 
 
@@ -95,11 +101,24 @@ async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], 
     `work` must be safe to repeat from the start. Raises Unavailable where PostgreSQL can't be had
     now, or takes longer than it may.
     """
+    return await _repeated(engine.begin, work)
+
+
+async def in_live_transaction(
+    connections: Connections, work: Callable[[Driver], Awaitable[T]]
+) -> T:
+    """The same on the driver itself; `work` may also commit, or begin, by its own trips."""
+    return await _repeated(connections.handed_out, work)
+
+
+async def _repeated(
+    begin: Callable[[], AbstractAsyncContextManager[C]], work: Callable[[C], Awaitable[T]]
+) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            async with engine.begin() as connection:
+            async with begin() as connection:
                 return await work(connection)
-        except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
+        except (DBAPIError, psycopg.Error, PoolTimeout, NoneFree, OSError) as error:
             state = sqlstate(error)
             if _is_final(error, state) or attempt == ATTEMPTS:
                 if _is_transient(error, state):
@@ -109,7 +128,7 @@ async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], 
     raise AssertionError("unreachable")
 
 
-async def driver(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
+async def driver(connection: AsyncConnection) -> Driver:
     """The psycopg connection beneath, in the same transaction: for pipelines, arrays and COPY."""
     raw = await connection.get_raw_connection()
     inner = raw.driver_connection
@@ -149,7 +168,9 @@ def _is_final(error: BaseException, state: str | None) -> bool:
 def _is_transient(error: BaseException, state: str | None) -> bool:
     """Whether the same may work later."""
     if state is None:
-        return isinstance(_origin(error), psycopg.OperationalError | PoolTimeout | OSError)
+        return isinstance(
+            _origin(error), psycopg.OperationalError | PoolTimeout | NoneFree | OSError
+        )
     return state.startswith((*REPEATABLE, *TOO_SLOW))
 
 

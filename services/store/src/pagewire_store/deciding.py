@@ -14,7 +14,7 @@ from pagewire.type.v1.decision_pb2 import Outcome
 from pagewire.type.v1.event_pb2 import Event, IdSpace, Source, Trigger
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.reply_pb2 import ReplyContent
-from pagewire.type.v1.rule_pb2 import Action, Candidate
+from pagewire.type.v1.rule_pb2 import Action, Candidate, LeftOut
 
 # A reply needs time on its way, so an event is too old five minutes before Meta's window closes.
 MARGIN = timedelta(minutes=5)
@@ -93,6 +93,8 @@ class Plan:
     refusal: str
     marks: tuple[MarkWish, ...]
     replies: tuple[PlannedReply, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """The actions that can't apply, each with its reason."""
 
     @property
     def sending(self) -> int:
@@ -124,13 +126,17 @@ def plan(facts: Facts, candidate: Candidate, now: datetime) -> Plan:
     """What firing `candidate` would take and do; actions that can't apply are left out."""
     planned = [_reply(facts, at, action, now) for at, action in enumerate(candidate.actions)]
     replies = tuple(reply for reply in planned if not isinstance(reply, str))
-    refusals = [reply for reply in planned if isinstance(reply, str)]
+    left_out = tuple(
+        LeftOut(action=action.WhichOneof("action") or "", reason=reply)
+        for action, reply in zip(candidate.actions, planned, strict=True)
+        if isinstance(reply, str)
+    )
     marks = _marks(facts.event, candidate, now)
     if not replies:
-        return Plan(candidate, refusals[0] if refusals else "no_action", (), ())
+        return Plan(candidate, left_out[0].reason if left_out else "no_action", (), (), left_out)
     if marks is None:
-        return Plan(candidate, "person_unknown", (), ())
-    return Plan(candidate, "", marks, replies)
+        return Plan(candidate, "person_unknown", (), (), left_out)
+    return Plan(candidate, "", marks, replies, left_out)
 
 
 def is_comment(event: Event) -> bool:

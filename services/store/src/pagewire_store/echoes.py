@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-from psycopg.rows import namedtuple_row
+from typing import NamedTuple
 
 from pagewire.type.v1.event_pb2 import Event
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire_runtime import metrics
 from pagewire_store import settling
+from pagewire_store.columns import BIGINT, TEXT, TIME, Bulk, micros
+from pagewire_store.connections import Driver
 from pagewire_store.outbox import TAG
-from pagewire_store.settling import META_INBOX_APP_ID, Connection, Ending, Reply, text_of
+from pagewire_store.settling import META_INBOX_APP_ID, Ending, Reply
+from pagewire_store.showing import text_of
 from pagewire_store.transitions import Signal
+from pagewire_store.trips import Said, within
 
 # Facebook gives a comment's time in whole seconds, by its own clock.
 BEFORE_ATTEMPT = timedelta(seconds=5)
@@ -27,103 +30,175 @@ BEFORE_ATTEMPT = timedelta(seconds=5)
 _echoes = metrics.counter("pagewire_echoes_total", "Echoes, by whose they are.", ["whose"])
 
 # Replies that have the mid already: their answer came first. `limit`: one by one, by the index.
-_BY_MID = """
-select n.page_id, n.mid, o.reply_id
-from unnest(%(pages)s::text[], %(mids)s::text[]) as n (page_id, mid)
-cross join lateral (
-    select reply_id from outbox o where o.page_id = n.page_id and o.mid = n.mid limit 1) o
-"""
+_BY_MID = Bulk(
+    """
+    select n.page_id, n.mid, o.reply_id from {rows}
+    cross join lateral (
+        select reply_id from outbox o where o.page_id = n.page_id and o.mid = n.mid limit 1) o
+    """,
+    page_id=TEXT,
+    mid=TEXT,
+)
 
-_JOIN_MESSAGE = """
-update message set reply_id = %(reply_id)s
-where page_id = %(page_id)s and mid = %(mid)s and reply_id is null
-"""
+_JOIN_MESSAGES = Bulk(
+    """
+    update message m set reply_id = n.reply_id from {rows}
+    where m.page_id = n.page_id and m.mid = n.mid and m.reply_id is null
+    """,
+    page_id=TEXT,
+    mid=TEXT,
+    reply_id=BIGINT,
+)
 
-_JOIN_COMMENT = """
-update comment set reply_id = %(reply_id)s, is_own = true
-where page_id = %(page_id)s and comment_id = %(mid)s and reply_id is null
-"""
+_JOIN_COMMENTS = Bulk(
+    """
+    update comment c set reply_id = n.reply_id, is_own = true from {rows}
+    where c.page_id = n.page_id and c.comment_id = n.comment_id and c.reply_id is null
+    """,
+    page_id=TEXT,
+    comment_id=TEXT,
+    reply_id=BIGINT,
+)
 
-_INSTAGRAM = """
-select page_id from page where page_id = any(%(pages)s::text[]) and platform = 'instagram'
-"""
+_INSTAGRAM = Bulk(
+    """
+    select distinct p.page_id
+    from {rows} join page p on p.page_id = n.page_id and p.platform = 'instagram'
+    """,
+    page_id=TEXT,
+)
 
 # Whose echo may still turn out to be a reply's that is in flight.
-_AWAITED = """
-select distinct n.page_id, n.person_id
-from unnest(%(pages)s::text[], %(persons)s::text[]) as n (page_id, person_id)
-join outbox o on o.page_id = n.page_id and o.state in ('sending', 'uncertain')
-    and o.kind in ('message', 'private_reply') and o.person_id = n.person_id
-"""
+_AWAITED = Bulk(
+    """
+    select distinct n.page_id, n.person_id
+    from {rows} join outbox o on o.page_id = n.page_id and o.state in ('sending', 'uncertain')
+        and o.kind in ('message', 'private_reply') and o.person_id = n.person_id
+    """,
+    page_id=TEXT,
+    person_id=TEXT,
+)
 
 # A private reply whose person is not known yet may be to anybody. No conversation keeps its end
 # away, so its row does: who ends it will find those that waited.
-_AWAITED_BY_ALL = """
-select page_id from outbox
-where page_id = any(%(pages)s::text[]) and state in ('sending', 'uncertain')
-    and kind = 'private_reply' and person_id is null
-order by page_id, reply_id for share
-"""
+_AWAITED_BY_ALL = Bulk(
+    """
+    select o.page_id
+    from {rows} join outbox o on o.page_id = n.page_id and o.state in ('sending', 'uncertain')
+        and o.kind = 'private_reply' and o.person_id is null
+    order by o.page_id, o.reply_id for share of o
+    """,
+    page_id=TEXT,
+)
 
-_PAUSE = """
-update conversation
-set automation_paused_until = greatest(automation_paused_until, %(until)s::timestamptz)
-where page_id = %(page_id)s and participant_id = %(person_id)s
-"""
+_PAUSE = Bulk(
+    """
+    update conversation c
+    set automation_paused_until = greatest(c.automation_paused_until, n.until)
+    from {rows} where c.page_id = n.page_id and c.participant_id = n.participant_id
+    """,
+    page_id=TEXT,
+    participant_id=TEXT,
+    until=TIME,
+)
 
-_COMMENT_REPLIES = """
-select o.page_id, o.reply_id, o.lane, o.tag, o.content, a.started_at
-from unnest(%(pages)s::text[], %(lanes)s::text[]) as n (page_id, lane)
-join outbox o on o.page_id = n.page_id and o.lane = n.lane
-    and o.state in ('sending', 'uncertain') and o.kind = 'comment_reply'
-join attempt a on a.page_id = o.page_id and a.tag = o.tag
-"""
+_COMMENT_REPLIES = Bulk(
+    """
+    select o.page_id, o.reply_id, o.lane, o.tag, o.content, a.started_at
+    from {rows} join outbox o on o.page_id = n.page_id and o.lane = n.lane
+        and o.state in ('sending', 'uncertain') and o.kind = 'comment_reply'
+    join attempt a on a.page_id = o.page_id and a.tag = o.tag
+    """,
+    page_id=TEXT,
+    lane=TEXT,
+)
 
 
-async def bind(connection: Connection, events: Sequence[Event], *, person_pause: timedelta) -> None:
+class _InFlight(NamedTuple):
+    """A comment's reply that may have been written."""
+
+    page_id: str
+    reply_id: int
+    lane: str
+    tag: str
+    content: bytes
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What binding came to."""
+
+    left: list[Said]
+    """To be said before the commit, for it to be so."""
+    freed: bool
+    """Whether a lane may go on that could not."""
+
+
+async def bind(
+    connection: Driver,
+    events: Sequence[Event],
+    *,
+    person_pause: timedelta,
+    first: Sequence[Said] = (),
+) -> Bound:
     """Joins new echoes to the replies that they are of; what a person wrote pauses automation.
 
     By tag, whatever app id it names, else by mid. What neither explains is a person's where Meta's
     inbox sent it, or on Instagram nobody is named: there it waits while a reply is in flight.
+    What is to be said `first` goes along.
     """
-    tagged = await _by_tag(connection, events)
-    bound = await _by_mid(connection, events)
-    endings, written = [], []
+    tagged, bound = await _found(connection, events, first)
+    endings, joined, written = [], [], []
     for event in events:
         ours = tagged.get(event.message.metadata)
         if ours is not None and ours.page_id == event.page_id:
             endings.append(_accepted(event, ours.reply_id))
             _echoes.labels("reply").inc()
         elif (number := bound.get((event.page_id, event.message.mid))) is not None:
-            await connection.execute(_JOIN_MESSAGE, _joined(event, event.message.mid, number))
+            joined.append((event.page_id, event.message.mid, number))
             _echoes.labels("reply").inc()
         elif event.message.metadata.startswith(TAG):
             # Ours, but of another page or forgotten: a row, and nothing that a person wrote.
             _echoes.labels("foreign_tag" if ours is not None else "unknown_tag").inc()
         else:
             written.append(event)
-    await settling.settle(connection, endings, person_pause=person_pause, known=tagged.values())
-    await _pause(connection, written, person_pause)
+    settled = await settling.settle(
+        connection, endings, person_pause=person_pause, known=tagged.values()
+    )
+    left = [_JOIN_MESSAGES.over(joined)] if joined else []
+    left += settled.left
+    left += await _pauses(connection, written, person_pause)
+    return Bound(left, settled.freed)
 
 
 async def bind_comments(
-    connection: Connection, events: Sequence[Event], *, person_pause: timedelta
-) -> None:
+    connection: Driver,
+    events: Sequence[Event],
+    *,
+    person_pause: timedelta,
+    first: Sequence[Said] = (),
+) -> Bound:
     """Joins the page's own new comments to the replies that they are of: by id, else by their text.
 
     A reply in flight in the same lane that says the same, and was not begun after the comment was
-    written, is it: only one can be.
+    written, is it: only one can be. What is to be said `first` goes along.
     """
-    named = [(event.page_id, event.comment.comment_id) for event in events]
-    bound = await _bound(connection, named)
-    in_flight = await _comment_replies(connection, events)
-    endings = []
+    *_, bound_rows, in_flight_rows = await within(
+        connection,
+        *first,
+        _BY_MID.over([(event.page_id, event.comment.comment_id) for event in events]),
+        _COMMENT_REPLIES.over([(event.page_id, event.lane) for event in events]),
+    )
+    bound = {(page_id, mid): number for page_id, mid, number in bound_rows.rows}
+    replies = [_InFlight(*row) for row in in_flight_rows.rows]
+    in_flight = {(reply.page_id, reply.lane): reply for reply in replies}
+    endings, joined = [], []
     for event in events:
         number = bound.get((event.page_id, event.comment.comment_id))
         reply = in_flight.get((event.page_id, event.lane))
         if number is not None:
-            values = _joined(event, event.comment.comment_id, number)
-            await connection.execute(_JOIN_COMMENT, values)
+            joined.append((event.page_id, event.comment.comment_id, number))
         elif reply is not None and _is_of(event, reply):
             del in_flight[event.page_id, event.lane]
             endings.append(
@@ -137,7 +212,9 @@ async def bind_comments(
                     at=_time(event),
                 )
             )
-    await settling.settle(connection, endings, person_pause=person_pause)
+    settled = await settling.settle(connection, endings, person_pause=person_pause)
+    left = [_JOIN_COMMENTS.over(joined)] if joined else []
+    return Bound(left + settled.left, settled.freed)
 
 
 def _accepted(event: Event, number: int) -> Ending:
@@ -153,31 +230,31 @@ def _accepted(event: Event, number: int) -> Ending:
     )
 
 
-async def _by_tag(connection: Connection, events: Iterable[Event]) -> dict[str, Reply]:
+async def _found(
+    connection: Driver, events: Iterable[Event], first: Sequence[Said]
+) -> tuple[dict[str, Reply], dict[tuple[str, str], int]]:
+    """The replies that echoes name by their tag, and the numbers of those that have their mid."""
     tags = [e.message.metadata for e in events if e.message.metadata.startswith(TAG)]
-    return await settling.of_attempts(connection, tags) if tags else {}
+    mids = [(e.page_id, e.message.mid) for e in events if e.message.mid]
+    said = [*first]
+    if tags:
+        said.append(settling.read_attempts(tags))
+    if mids:
+        said.append(_BY_MID.over(mids))
+    if not said:
+        return {}, {}
+    answers = await within(connection, *said)
+    by_mid = answers.pop().rows if mids else []
+    by_tag = settling.by_attempt(answers.pop()) if tags else {}
+    return by_tag, {(page_id, mid): number for page_id, mid, number in by_mid}
 
 
-async def _by_mid(connection: Connection, events: Iterable[Event]) -> dict[tuple[str, str], int]:
-    return await _bound(connection, [(e.page_id, e.message.mid) for e in events if e.message.mid])
-
-
-async def _bound(
-    connection: Connection, named: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], int]:
-    if not named:
-        return {}
-    values = {"pages": [page for page, _ in named], "mids": [mid for _, mid in named]}
-    rows = await _rows(connection, _BY_MID, values)
-    return {(row.page_id, row.mid): row.reply_id for row in rows}
-
-
-async def _pause(connection: Connection, events: Sequence[Event], pause: timedelta) -> None:
+async def _pauses(connection: Driver, events: Sequence[Event], pause: timedelta) -> list[Said]:
     """Rests automation where a person wrote, from the echo's own time."""
     instagram = await _instagram(connection, [e for e in events if not e.message.app_id])
     nameless = [e for e in events if not e.message.app_id and e.page_id in instagram]
     awaited = await _awaited(connection, nameless)
-    rests = []
+    rests: dict[tuple[str, str], datetime] = {}
     for event in events:
         if event.message.app_id == META_INBOX_APP_ID:
             whose = "person"
@@ -188,41 +265,37 @@ async def _pause(connection: Connection, events: Sequence[Event], pause: timedel
             whose = "waits" if waits else "person"
         _echoes.labels(whose).inc()
         if whose == "person":
-            rests.append((event.page_id, event.person_id, _time(event) + pause))
-    for page_id, person_id, until in sorted(rests):
-        values = {"page_id": page_id, "person_id": person_id, "until": until}
-        await connection.execute(_PAUSE, values)
+            key, until = (event.page_id, event.person_id), _time(event) + pause
+            rests[key] = max(until, rests.get(key, until))
+    if not rests:
+        return []
+    return [_PAUSE.over([(*key, micros(rests[key])) for key in sorted(rests)])]
 
 
-async def _instagram(connection: Connection, events: Iterable[Event]) -> set[str]:
+async def _instagram(connection: Driver, events: Iterable[Event]) -> set[str]:
     pages = sorted({event.page_id for event in events})
     if not pages:
         return set()
-    return {row.page_id for row in await _rows(connection, _INSTAGRAM, {"pages": pages})}
+    (found,) = await within(connection, _INSTAGRAM.over([(page,) for page in pages]))
+    return {page_id for (page_id,) in found.rows}
 
 
-async def _awaited(connection: Connection, events: Sequence[Event]) -> set[tuple[str, str]]:
+async def _awaited(connection: Driver, events: Sequence[Event]) -> set[tuple[str, str]]:
     if not events:
         return set()
-    values = {"pages": [e.page_id for e in events], "persons": [e.person_id for e in events]}
-    rows = await _rows(connection, _AWAITED, values)
-    by_all = {row.page_id for row in await _rows(connection, _AWAITED_BY_ALL, values)}
-    return {(row.page_id, row.person_id) for row in rows} | {
-        (event.page_id, event.person_id) for event in events if event.page_id in by_all
+    pages = sorted({event.page_id for event in events})
+    by_person, by_all = await within(
+        connection,
+        _AWAITED.over([(event.page_id, event.person_id) for event in events]),
+        _AWAITED_BY_ALL.over([(page,) for page in pages]),
+    )
+    open_to_all = {page_id for (page_id,) in by_all.rows}
+    return {(page_id, person_id) for page_id, person_id in by_person.rows} | {
+        (event.page_id, event.person_id) for event in events if event.page_id in open_to_all
     }
 
 
-async def _comment_replies(
-    connection: Connection, events: Sequence[Event]
-) -> dict[tuple[str, str], Any]:
-    if not events:
-        return {}
-    values = {"pages": [e.page_id for e in events], "lanes": [e.lane for e in events]}
-    rows = await _rows(connection, _COMMENT_REPLIES, values)
-    return {(row.page_id, row.lane): row for row in rows}
-
-
-def _is_of(event: Event, reply: Any) -> bool:
+def _is_of(event: Event, reply: _InFlight) -> bool:
     said = text_of(ReplyContent.FromString(reply.content))
     not_before = reply.started_at - BEFORE_ATTEMPT
     return _plain(event.comment.text) == _plain(said) and _time(event) >= not_before
@@ -233,15 +306,5 @@ def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _joined(event: Event, mid: str, number: int) -> dict[str, Any]:
-    return {"page_id": event.page_id, "mid": mid, "reply_id": number}
-
-
 def _time(event: Event) -> datetime:
     return event.event_time.ToDatetime(UTC)
-
-
-async def _rows(connection: Connection, statement: str, values: Any) -> list[Any]:
-    async with connection.cursor(row_factory=namedtuple_row) as cursor:
-        await cursor.execute(statement.encode(), values)
-        return await cursor.fetchall()

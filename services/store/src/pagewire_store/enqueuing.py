@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 from psycopg.rows import namedtuple_row
 
 from pagewire.store.v1.outbox_service_pb2 import EnqueueReplyRequest
@@ -22,11 +21,10 @@ from pagewire.type.v1.reply_pb2 import (
 )
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
 from pagewire_store import ids
+from pagewire_store.connections import Driver
 from pagewire_store.pages import PageUnknown
 from pagewire_store.reads import ConversationUnknown
 from pagewire_store.replies import COLUMNS, reply_from
-
-Connection = psycopg.AsyncConnection[Any]
 
 KEY_MAX = 200
 TIME_TO_SEND = timedelta(hours=24)
@@ -116,7 +114,7 @@ returning {COLUMNS}
 
 
 async def enqueue(
-    connection: Connection, request: EnqueueReplyRequest, *, person_pause: timedelta
+    connection: Driver, request: EnqueueReplyRequest, *, person_pause: timedelta
 ) -> Reply:
     """The reply, put in now or by an earlier call with the same client_key and content.
 
@@ -172,13 +170,13 @@ def _says_something(content: ReplyContent) -> bool:
             return bool(content.text)
 
 
-async def _target(connection: Connection, request: EnqueueReplyRequest) -> _Target:
+async def _target(connection: Driver, request: EnqueueReplyRequest) -> _Target:
     if request.kind == REPLY_KIND_MESSAGE:
         return await _conversation(connection, request.conversation_id)
     return await _comment(connection, request.page_id, request.comment_id)
 
 
-async def _conversation(connection: Connection, conversation_id: str) -> _Target:
+async def _conversation(connection: Driver, conversation_id: str) -> _Target:
     named = ids.parse_conversation_id(conversation_id)
     if named is None:
         raise ConversationUnknown(conversation_id)
@@ -191,7 +189,7 @@ async def _conversation(connection: Connection, conversation_id: str) -> _Target
     return _Target(page_id, f"person:{person_id}", person_id=person_id)
 
 
-async def _comment(connection: Connection, page_id: str, comment_id: str) -> _Target:
+async def _comment(connection: Driver, page_id: str, comment_id: str) -> _Target:
     values = {"page_id": page_id, "comment_id": comment_id}
     if page_id and await _one(connection, _PAGE, values) is None:
         raise PageUnknown(page_id)
@@ -223,7 +221,7 @@ def _hash(request: EnqueueReplyRequest, target: _Target) -> bytes:
     return hashlib.sha256(content.SerializeToString(deterministic=True)).digest()
 
 
-async def _known(connection: Connection, values: dict[str, Any]) -> Reply | None:
+async def _known(connection: Driver, values: dict[str, Any]) -> Reply | None:
     row = await _one(connection, _KNOWN, values)
     if row is None:
         return None
@@ -232,7 +230,7 @@ async def _known(connection: Connection, values: dict[str, Any]) -> Reply | None
     return reply_from(row)
 
 
-async def _one(connection: Connection, statement: str, values: dict[str, Any]) -> Any:
+async def _one(connection: Driver, statement: str, values: dict[str, Any]) -> Any:
     async with connection.cursor(row_factory=namedtuple_row) as cursor:
         await cursor.execute(statement.encode(), values)
         return await cursor.fetchone()

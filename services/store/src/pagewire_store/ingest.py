@@ -8,11 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pagewire.store.v1.ingest_service_pb2 import (
     DELIVERY_STATE_BUSY,
@@ -29,15 +27,15 @@ from pagewire_runtime.logs import get_logger
 from pagewire_store import projecting, statements
 from pagewire_store.arrivals import Arrival, Key, Lane, Parcel, parcel
 from pagewire_store.columns import Bulk
-from pagewire_store.database import driver, in_transaction, sqlstate
+from pagewire_store.connections import Connections, Driver
+from pagewire_store.database import in_live_transaction, sqlstate
+from pagewire_store.echoes import Bound
 from pagewire_store.projections import Projections, micros, project
-from pagewire_store.trips import BEGIN, COMMIT, ROLLBACK, Answer, Said, trip
+from pagewire_store.trips import BEGIN, COMMIT, ROLLBACK, Answer, Said, ended, trip
+from pagewire_store.waking import Waking
 
 log = get_logger(__name__)
 
-Driver: TypeAlias = psycopg.AsyncConnection[Any]
-Bind: TypeAlias = Callable[[Driver, Sequence[Event]], Awaitable[None]]
-"""Joins echoes, or own comments, to the replies that made them, in the transaction at hand."""
 
 PATIENCE = 0.08
 """Seconds that a delivery waits for a lane that another transaction holds."""
@@ -63,6 +61,16 @@ _deliveries = metrics.counter(
     "pagewire_ingest_deliveries_total", "Deliveries, by what became of them.", ["state"]
 )
 _flush_seconds = metrics.histogram("pagewire_ingest_flush_seconds", "A batch, until committed.")
+
+
+class Bind(Protocol):
+    """Joins echoes, or own comments, to the replies that made them, in the transaction at hand."""
+
+    def __call__(
+        self, connection: Driver, events: Sequence[Event], *, first: Sequence[Said]
+    ) -> Awaitable[Bound]:
+        """What is to be said `first` goes along; the caller says what is left."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +100,12 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Written:
-    """How many events of each delivery were new, and whether one of them all is pending."""
+    """How many events of each delivery were new, whether one of them all is pending, and what
+    joining them to replies came to."""
 
     new: Counter[int] = field(default_factory=Counter)
     pending: bool = False
+    bound: Bound | None = None
 
 
 class Ingestor:
@@ -103,17 +113,17 @@ class Ingestor:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        connections: Connections,
         *,
         wake: Callable[[], None],
-        wake_outbox: Callable[[], None] = lambda: None,
+        outbox: Waking,
         bind_echoes: Bind,
         bind_comments: Bind,
         patience: float = PATIENCE,
     ) -> None:
-        self._engine = engine
+        self._connections = connections
         self._wake = wake
-        self._wake_outbox = wake_outbox
+        self._outbox = outbox
         self._bind_echoes = bind_echoes
         self._bind_comments = bind_comments
         self._patience = patience
@@ -148,7 +158,7 @@ class Ingestor:
         waiting = replace(waiting, place=next(self._places))
         try:
             result = await self._stored_or_busy(waiting)
-        except (psycopg.Error, DBAPIError) as error:
+        except psycopg.Error as error:
             result = _refused(error)
         finally:
             self._waiting.pop(waiting.place, None)
@@ -192,32 +202,35 @@ class Ingestor:
         return stays
 
     async def _committed(self, batch: list[Parcel]) -> list[DeliveryResult | Held]:
-        async def work(connection: AsyncConnection) -> tuple[list[DeliveryResult | Held], bool]:
+        async def work(connection: Driver) -> tuple[list[DeliveryResult | Held], _Written]:
             try:
-                return await self._store(await driver(connection), batch)
+                return await self._store(connection, batch)
             except psycopg.errors.UniqueViolation as error:
                 # Another lane brought the same event since we looked: it is known by now.
                 raise psycopg.errors.SerializationFailure from error
 
+        seen = self._outbox.count
         try:
             with _flush_seconds.time():
-                results, pending = await in_transaction(self._engine, work)
-        except (psycopg.Error, DBAPIError) as error:
+                results, written = await in_live_transaction(self._connections, work)
+        except psycopg.Error as error:
             if _blame(error) is not None:
                 raise
             log.error("ingest_failed", sqlstate=sqlstate(error), kind=type(error).__name__)
             raise Unavailable("PostgreSQL") from error
-        if pending:
+        if written.pending:
             self._wake()
+        if written.bound:
+            self._outbox.wake_freed(seen, freed=written.bound.freed)
         return results
 
     async def _store(
         self, connection: Driver, batch: list[Parcel]
-    ) -> tuple[list[DeliveryResult | Held], bool]:
+    ) -> tuple[list[DeliveryResult | Held], _Written]:
         seen = await _see(connection, batch)
         left = [waiting for waiting in batch if not _is_known(waiting, seen)]
         if not left:
-            return [_stored(waiting, 0) for waiting in batch], False
+            return [_stored(waiting, 0) for waiting in batch], _Written()
         stays = self._staying(left, await _begin(connection, left, seen))
         free = sorted((w for w in left if w.place not in stays), key=lambda w: w.place)
         if free:
@@ -229,7 +242,7 @@ class Ingestor:
             stays.get(waiting.place) or _stored(waiting, written.new[waiting.place])
             for waiting in batch
         ]
-        return results, written.pending
+        return results, written
 
     def _staying(self, batch: list[Parcel], held: set[Lane]) -> dict[int, Held]:
         """Which deliveries have to wait, by place: for others, and behind older ones that do."""
@@ -269,26 +282,27 @@ class Ingestor:
             *_said(statements.QUARANTINE, _unreadable(batch)),
             *_said(statements.REPLAYED, _replayed(batch)),
         ]
-        await self._commit(connection, said, rows)
+        bound = await self._bind(connection, rows, said)
+        await ended(connection, *(bound.left if bound else said))
 
         new = Counter(waiting.place for waiting, _ in fresh)
         new.update(waiting.place for waiting, arrival in late if arrival.key in awakened)
-        return _Written(new, bool(pending))
+        return _Written(new, bool(pending), bound)
 
-    async def _commit(self, connection: Driver, said: list[Said], rows: Projections) -> None:
-        bound = bool(rows.echoes or rows.own_comments)
-        if bound:
-            await trip(connection, *said)
-            said = []
-        if rows.echoes:
-            await self._bind_echoes(connection, rows.echoes)
-        if rows.own_comments:
-            await self._bind_comments(connection, rows.own_comments)
-        ended = (await trip(connection, *said, COMMIT))[-1]
-        if ended.status != "COMMIT":  # PostgreSQL ends a failed transaction without an error
-            raise RuntimeError("the transaction was rolled back; nothing of the batch is stored")
-        if bound:
-            self._wake_outbox()  # an echo may have settled a reply for which others wait
+    async def _bind(
+        self, connection: Driver, rows: Projections, said: Sequence[Said]
+    ) -> Bound | None:
+        """Says all that is said, and joins what was written by the page itself; None: nothing."""
+        bound = None
+        for bind, events in (
+            (self._bind_echoes, rows.echoes),
+            (self._bind_comments, rows.own_comments),
+        ):
+            if events:
+                freed = bound is not None and bound.freed
+                bound = await bind(connection, events, first=bound.left if bound else said)
+                bound = replace(bound, freed=bound.freed or freed)
+        return bound
 
 
 async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
@@ -472,12 +486,12 @@ def _stored(waiting: Parcel, new: int) -> DeliveryResult:
     return DeliveryResult(state=DELIVERY_STATE_STORED, new_events=new, known_events=known)
 
 
-def _refused(error: psycopg.Error | DBAPIError) -> DeliveryResult:
+def _refused(error: psycopg.Error) -> DeliveryResult:
     log.error("delivery_refused", sqlstate=sqlstate(error), kind=type(error).__name__)
     return DeliveryResult(state=DELIVERY_STATE_REFUSED, reason=_blame(error) or "")
 
 
-def _blame(error: psycopg.Error | DBAPIError) -> str | None:
+def _blame(error: psycopg.Error) -> str | None:
     """What the delivery's own values did wrong; None where something else is to blame."""
     return _REFUSALS.get((sqlstate(error) or "")[:2])
 

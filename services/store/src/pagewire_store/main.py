@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -25,10 +25,11 @@ from pagewire.store.v1 import (
 )
 from pagewire.store.v1.lane_service_pb2 import CommitDecisionsRequest, CommitDecisionsResponse
 from pagewire_runtime import logs, metrics
+from pagewire_runtime.commandline import command_line
 from pagewire_runtime.errors import Unavailable
 from pagewire_runtime.serving import Server, run, serving, until_signalled
 from pagewire_runtime.settings import load
-from pagewire_store import committing, echoes, outbox, sweeps
+from pagewire_store import backlogs, committing, echoes, sweeps
 from pagewire_store.access import METHOD_ROLES
 from pagewire_store.cache_probe import CacheProbe
 from pagewire_store.claiming import Claims
@@ -90,7 +91,7 @@ class Store:
         self._ingestor = Ingestor(
             pools.ingest,
             wake=self._lanes.wake,
-            wake_outbox=self._outbox.wake,
+            outbox=self._outbox,
             bind_echoes=bind_echoes,
             bind_comments=bind_comments,
         )
@@ -103,13 +104,13 @@ class Store:
         ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(
             IngestServicer(self._ingestor), server
         )
-        claims = Claims(pools.work, self._lanes, lease=settings.lane_lease)
+        claims = Claims(pools.live, self._lanes, lease=settings.lane_lease)
         lane_service_pb2_grpc.add_LaneServiceServicer_to_server(
             LaneServicer(claims, self._commit), server
         )
         outbox_service_pb2_grpc.add_OutboxServiceServicer_to_server(
             OutboxServicer(
-                pools,
+                pools.live,
                 self._outbox,
                 self._looks,
                 lease=settings.send_lease,
@@ -118,12 +119,12 @@ class Store:
             server,
         )
         page_service_pb2_grpc.add_PageServiceServicer_to_server(
-            PageServicer(pools.work, keys, tokens, connected=self._connected, end=self._end),
+            PageServicer(pools.general, keys, tokens, connected=self._connected, end=self._end),
             server,
         )
         page_care_service_pb2_grpc.add_PageCareServiceServicer_to_server(
             PageCareServicer(
-                pools.work,
+                pools.general,
                 keys,
                 self._checks,
                 lease=settings.page_check_lease,
@@ -132,15 +133,15 @@ class Store:
             server,
         )
         rule_book_service_pb2_grpc.add_RuleBookServiceServicer_to_server(
-            RuleBookServicer(pools.reads, tokens), server
+            RuleBookServicer(pools.general, tokens), server
         )
         conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server(
-            ConversationServicer(pools.reads, tokens), server
+            ConversationServicer(pools.general, tokens), server
         )
         event_service_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(), server)
         operation_service_pb2_grpc.add_OperationServiceServicer_to_server(
             OperationServicer(
-                pools,
+                pools.general,
                 tokens,
                 self._cache,
                 self._replays,
@@ -178,11 +179,14 @@ class Store:
 
     async def _commit(self, request: CommitDecisionsRequest) -> CommitDecisionsResponse:
         return await committing.commit(
-            self._pools,
+            self._pools.live,
             request,
             wake_outbox=self._outbox.wake,
             wake_lanes=self._lanes.wake,
-            replies_a_minute=self._settings.automatic_replies_per_minute,
+            caps=committing.Caps(
+                in_conversation=self._settings.automatic_replies_per_minute,
+                on_page=self._settings.automatic_replies_per_minute_of_page,
+            ),
         )
 
     def _connected(self) -> None:
@@ -195,10 +199,11 @@ class Store:
         self._lanes.wake()
         self._outbox.wake()
 
-    async def _end(self, connection: AsyncConnection, page_id: str) -> None:
-        """Ends what was still to be done for a page that is being disconnected."""
-        await committing.decline_pending(connection, page_id, "page_disconnected")
-        await outbox.fail_unsent(connection, page_id, person_pause=self._settings.person_pause)
+    async def _end(self, connection: AsyncConnection, page_id: str) -> bool:
+        """Ends some of what was still to be done for a page that is not connected."""
+        return await backlogs.end_some(
+            connection, page_id, person_pause=self._settings.person_pause
+        )
 
     async def _sweep(self) -> None:
         await sweeps.sweep(
@@ -311,6 +316,8 @@ async def _main() -> None:
             await signalled
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the store until it is told to stop; exits 0 once it has drained."""
+    what = "Keeps everything that Pagewire knows: the one service that speaks to PostgreSQL."
+    command_line("pagewire_store", what, Settings).parse_args(arguments)
     run(_main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pagewire.store.v1.operation_service_pb2 import (
     ClaimReplaysRequest,
@@ -31,7 +31,7 @@ from pagewire.type.v1.decision_pb2 import Decision
 from pagewire_runtime.interception import Context
 from pagewire_store import audit, operations, pages, polling
 from pagewire_store.cache_probe import CacheProbe
-from pagewire_store.database import Pools, in_transaction
+from pagewire_store.database import in_transaction
 from pagewire_store.page_tokens import PageTokens, page_size
 from pagewire_store.status import status
 from pagewire_store.waking import Waking
@@ -42,7 +42,7 @@ class OperationServicer(OperationServiceServicer):
 
     def __init__(
         self,
-        pools: Pools,
+        engine: AsyncEngine,
         tokens: PageTokens,
         cache: CacheProbe,
         replays: Waking,
@@ -52,7 +52,7 @@ class OperationServicer(OperationServiceServicer):
     ) -> None:
         """`replays` wakes who waits for a body to read again, `retried` is called after something
         parked was put back."""
-        self._pools = pools
+        self._engine = engine
         self._tokens = tokens
         self._cache = cache
         self._replays = replays
@@ -75,7 +75,7 @@ class OperationServicer(OperationServiceServicer):
                 after_event_id=request.after_event_id,
             )
 
-        found = await in_transaction(self._pools.reads, read)
+        found = await in_transaction(self._engine, read)
         part, more = self._tokens.part(request, found, size, operations.position_of_decision)
         return ListDecisionsResponse(decisions=part, next_page_token=more)
 
@@ -84,7 +84,7 @@ class OperationServicer(OperationServiceServicer):
     ) -> ListQuarantinedResponse:
         size, after = page_size(request), self._tokens.read(request)
         found = await in_transaction(
-            self._pools.reads,
+            self._engine,
             lambda connection: operations.quarantined(
                 connection, after, size + 1, include_replayed=request.include_replayed
             ),
@@ -96,7 +96,7 @@ class OperationServicer(OperationServiceServicer):
         self, request: GetQuarantinedRequest, context: Context
     ) -> GetQuarantinedResponse:
         quarantined, body = await in_transaction(
-            self._pools.reads,
+            self._engine,
             lambda connection: operations.get_quarantined(connection, request.quarantine_id),
         )
         return GetQuarantinedResponse(quarantined=quarantined, body=body)
@@ -110,7 +110,7 @@ class OperationServicer(OperationServiceServicer):
                 await audit.record(connection, "quarantine.replay", subject)
             return requested
 
-        requested = await in_transaction(self._pools.work, replay)
+        requested = await in_transaction(self._engine, replay)
         self._replays.wake()
         return ReplayQuarantinedResponse(requested=requested)
 
@@ -121,7 +121,7 @@ class OperationServicer(OperationServiceServicer):
 
         async def claim() -> list[Replay]:
             return await in_transaction(
-                self._pools.work,
+                self._engine,
                 lambda connection: operations.claim_replays(
                     connection, at_most, self._replay_lease
                 ),
@@ -138,7 +138,7 @@ class OperationServicer(OperationServiceServicer):
     async def ListParked(self, request: ListParkedRequest, context: Context) -> ListParkedResponse:
         size, after = page_size(request), self._tokens.read(request)
         found = await in_transaction(
-            self._pools.reads,
+            self._engine,
             lambda connection: operations.parked(connection, request.page_id, after, size + 1),
         )
         part, more = self._tokens.part(request, found, size, operations.position_of_parked)
@@ -151,11 +151,11 @@ class OperationServicer(OperationServiceServicer):
             await operations.retry_parked(connection, request.parked_id)
             await audit.record(connection, "parked.retry", request.parked_id)
 
-        await in_transaction(self._pools.work, retry)
+        await in_transaction(self._engine, retry)
         self._retried()
         return RetryParkedResponse()
 
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:
-        response = await status(self._pools.reads)
+        response = await status(self._engine)
         response.cache = await self._cache.state()
         return response

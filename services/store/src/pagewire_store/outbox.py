@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg.rows import namedtuple_row
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -40,10 +41,13 @@ from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
 from pagewire_runtime.logs import get_logger
 from pagewire_store import ids, settling
+from pagewire_store.columns import BIGINT, TEXT
+from pagewire_store.connections import Driver
 from pagewire_store.database import driver
 from pagewire_store.replies import COLUMNS, content_of, kind_of, reply_from, state_of
-from pagewire_store.settling import Connection, Ending, Key, Settled
+from pagewire_store.settling import Ending, Key, Settled
 from pagewire_store.transitions import Signal, State, after
+from pagewire_store.trips import Statement, ended, within
 
 LOOK_LEASE = timedelta(seconds=30)
 CHUNK = 200
@@ -81,6 +85,32 @@ _HANDED = """
     c.last_inbound_at, o.origin, o.message_tag, o.expires_at, o.uncertain_before
 """
 
+
+class _Handed(NamedTuple):
+    """The same, as it comes."""
+
+    page_id: str
+    reply_id: int
+    tag: str
+    attempt: int
+    kind: str
+    platform: str
+    login: str
+    node_id: str
+    token_version: int
+    person_id: Any
+    comment_id: Any
+    comment_time: Any
+    content: bytes | None
+    hidden: Any
+    label: Any
+    last_inbound_at: Any
+    origin: str
+    message_tag: str | None
+    expires_at: Any
+    uncertain_before: bool
+
+
 _BESIDE = """
     join page p on p.page_id = o.page_id
     left join conversation c on c.page_id = o.page_id and c.participant_id = o.person_id
@@ -91,7 +121,8 @@ _BESIDE = """
 # walks from page to page by the index of ready rows. More are found than are locked, so that claims
 # at the same time seldom find nothing but each other's; `locked` takes them one by one until it has
 # enough.
-_CLAIM = f"""
+_CLAIM = Statement(
+    f"""
 with recursive waiting (page_id) as (
     (select page_id from outbox where state = 'ready' order by page_id limit 1)
     union all
@@ -110,21 +141,21 @@ with recursive waiting (page_id) as (
                 select min(e.ordinal) from outbox e
                 where e.page_id = o.page_id and e.lane = o.lane
                     and e.state in ('ready', 'sending', 'uncertain'))
-        order by o.created_at limit %(at_most)s * 3
+        order by o.created_at limit $1 * 3
     ) r
-    order by r.created_at limit %(at_most)s * 3
+    order by r.created_at limit $1 * 3
 ), locked as materialized (
     select o.page_id, o.reply_id
     from found f cross join lateral (
         select page_id, reply_id, state from outbox
         where page_id = f.page_id and reply_id = f.reply_id limit 1 for update skip locked) o
-    where o.state = 'ready' limit %(at_most)s
+    where o.state = 'ready' limit $1
 ), due as (
     select page_id, reply_id, row_number() over () as place from locked
 ), claimed as (
     update outbox o set state = 'sending', state_reason = '', attempt = o.attempt + 1,
-        tag = (%(tags)s::text[])[due.place], lease_owner = %(owner)s,
-        lease_until = clock_timestamp() + %(lease)s,
+        tag = $2[due.place], lease_owner = $3,
+        lease_until = clock_timestamp() + $4 * interval '1 microsecond',
         sending_at = coalesce(o.sending_at, clock_timestamp()), not_before = null
     from due where o.page_id = due.page_id and o.reply_id = due.reply_id
     returning o.*
@@ -134,7 +165,9 @@ with recursive waiting (page_id) as (
     from claimed c join page p on p.page_id = c.page_id
 )
 select {_HANDED} from claimed o {_BESIDE} order by o.created_at
-"""  # noqa: S608
+""",  # noqa: S608
+    [BIGINT.element_oid, TEXT.array_oid, TEXT.element_oid, BIGINT.element_oid],
+)
 
 DUE_LOOKS = """
     from outbox o join page p on p.page_id = o.page_id and p.connected and p.state <> 'blocked'
@@ -196,12 +229,14 @@ _SIGNALS = {
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-def new_tag() -> str:
-    """A fresh attempt's tag: `pw1.` and 22 characters base64url that nobody guesses."""
-    return TAG + secrets.token_urlsafe(16)
+def new_tags(count: int) -> list[str]:
+    """A fresh tag for each attempt: `pw1.` and 22 characters base64url that nobody guesses."""
+    drawn = secrets.token_bytes(16 * count)
+    each = (drawn[at : at + 16] for at in range(0, len(drawn), 16))
+    return [TAG + urlsafe_b64encode(one).decode().rstrip("=") for one in each]
 
 
-async def get(connection: Connection, reply_id: str) -> Reply:
+async def get(connection: Driver, reply_id: str) -> Reply:
     """The reply. Raises ReplyUnknown."""
     named = ids.parse_reply_id(reply_id)
     if named is None:
@@ -213,19 +248,24 @@ async def get(connection: Connection, reply_id: str) -> Reply:
 
 
 async def claim(
-    connection: Connection, owner: str, at_most: int, lease: timedelta
+    connection: Driver, owner: str, at_most: int, lease: timedelta
 ) -> list[ClaimedReply]:
     """Marks the first ready reply of up to so many lanes SENDING, each with a fresh tag.
 
-    Nothing of it may be sent before the transaction is committed.
+    Commits: nothing of it may be sent before.
     """
-    tags = [new_tag() for _ in range(at_most)]
-    values = {"owner": owner, "at_most": at_most, "lease": lease, "tags": tags}
-    return [_claimed(row) for row in await _rows(connection, _CLAIM, values)]
+    claim = _CLAIM.said(
+        at_most.to_bytes(8),
+        TEXT.packed(new_tags(at_most)),
+        owner.encode(),
+        (lease // timedelta(microseconds=1)).to_bytes(8),
+    )
+    (claimed,) = await ended(connection, claim)
+    return [_claimed(_Handed(*row)) for row in claimed.rows]
 
 
 async def claim_read_backs(
-    connection: Connection, at_most: int, lease: timedelta = LOOK_LEASE
+    connection: Driver, at_most: int, lease: timedelta = LOOK_LEASE
 ) -> list[ReadBack]:
     """Uncertain replies to look for, which nobody else is given before the lease ends."""
     found = await _rows(connection, _LOOK, {"at_most": at_most, "lease": lease})
@@ -241,14 +281,15 @@ async def claim_read_backs(
 
 
 async def record_outcomes(
-    connection: Connection, outcomes: Sequence[AttemptOutcome], *, person_pause: timedelta
+    connection: Driver, outcomes: Sequence[AttemptOutcome], *, person_pause: timedelta
 ) -> tuple[list[ReplyState.ValueType], bool]:
-    """Writes down how attempts ended: the replies' states in order, and whether a lane may go on.
+    """Writes down how attempts ended, and commits: the replies' states in order, and whether a lane
+    may go on.
 
     A tag that is not known has the state unspecified. Raises InvalidArgument for no verdict.
     """
     signals = [_signal(outcome) for outcome in outcomes]
-    replies = await settling.of_attempts(connection, [outcome.tag for outcome in outcomes])
+    replies = await _of_attempts(connection, [outcome.tag for outcome in outcomes])
     endings = [
         _ending(outcome, signal, replies[outcome.tag].key)
         for outcome, signal in zip(outcomes, signals, strict=True)
@@ -257,20 +298,22 @@ async def record_outcomes(
     settled = await settling.settle(
         connection, endings, person_pause=person_pause, known=replies.values()
     )
+    await ended(connection, *settled.left)
     return _states([outcome.tag for outcome in outcomes], replies, settled), settled.freed
 
 
 async def record_read_backs(
-    connection: Connection, results: Sequence[ReadBackResult], *, person_pause: timedelta
+    connection: Driver, results: Sequence[ReadBackResult], *, person_pause: timedelta
 ) -> tuple[list[ReplyState.ValueType], bool]:
     """Writes down what looking found; answers as `record_outcomes` does."""
-    replies = await settling.of_attempts(connection, [result.tag for result in results])
+    replies = await _of_attempts(connection, [result.tag for result in results])
     endings = [
         _found(result, replies[result.tag].key) for result in results if result.tag in replies
     ]
     settled = await settling.settle(
         connection, endings, person_pause=person_pause, known=replies.values()
     )
+    await ended(connection, *settled.left)
     return _states([result.tag for result in results], replies, settled), settled.freed
 
 
@@ -288,7 +331,8 @@ async def fail_unsent(
         Ending(page, reply, tag, Signal.DISCONNECTED, Signal.DISCONNECTED.value)
         for page, reply, tag in rows
     ]
-    await settling.settle(raw, endings, person_pause=person_pause)
+    settled = await settling.settle(raw, endings, person_pause=person_pause)
+    await within(raw, *settled.left)
 
 
 async def retry_parked(connection: AsyncConnection, page_id: str, number: int) -> bool:
@@ -306,6 +350,13 @@ async def retry_parked(connection: AsyncConnection, page_id: str, number: int) -
     values["from"], values["to"] = State.PARKED, after(State.PARKED, Signal.RETRIED)
     put_back = await raw.execute(_PUT_BACK, {**values, "second_life": SECOND_LIFE})
     return put_back.rowcount == 1
+
+
+async def _of_attempts(connection: Driver, tags: Sequence[str]) -> dict[str, settling.Reply]:
+    if not tags:
+        return {}
+    (found,) = await within(connection, settling.read_attempts(tags))
+    return settling.by_attempt(found)
 
 
 def _signal(outcome: AttemptOutcome) -> Signal:
@@ -389,7 +440,7 @@ def _claimed(row: Any) -> ClaimedReply:
     )
 
 
-async def _rows(connection: Connection, statement: str, values: Any) -> list[Any]:
+async def _rows(connection: Driver, statement: str, values: Any) -> list[Any]:
     async with connection.cursor(row_factory=namedtuple_row) as cursor:
         await cursor.execute(statement.encode(), values)
         return await cursor.fetchall()

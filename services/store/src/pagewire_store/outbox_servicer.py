@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import TypeVar
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pagewire.store.v1.outbox_service_pb2 import (
     ClaimedReply,
@@ -30,8 +29,8 @@ from pagewire.type.v1.reply_pb2 import ReplyState
 from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_runtime.interception import Context
 from pagewire_store import enqueuing, outbox, polling
-from pagewire_store.database import Pools, driver, in_transaction
-from pagewire_store.settling import Connection
+from pagewire_store.connections import Connections, Driver
+from pagewire_store.database import in_live_transaction
 from pagewire_store.waking import Waking
 
 T = TypeVar("T")
@@ -45,7 +44,7 @@ class OutboxServicer(OutboxServiceServicer):
 
     def __init__(
         self,
-        pools: Pools,
+        connections: Connections,
         waking: Waking,
         looks: Waking,
         *,
@@ -54,7 +53,7 @@ class OutboxServicer(OutboxServiceServicer):
     ) -> None:
         """`waking` wakes who waits for a reply to send, `looks` who waits for one to look for;
         `lease` is how long a send may take."""
-        self._pools = pools
+        self._connections = connections
         self._waking = waking
         self._looks = looks
         self._lease = lease
@@ -64,15 +63,17 @@ class OutboxServicer(OutboxServiceServicer):
         self, request: EnqueueReplyRequest, context: Context
     ) -> EnqueueReplyResponse:
         enqueuing.check(request)
-        reply = await _within(
-            self._pools.work,
+        reply = await in_live_transaction(
+            self._connections,
             lambda raw: enqueuing.enqueue(raw, request, person_pause=self._person_pause),
         )
         self._waking.wake()
         return EnqueueReplyResponse(reply=reply)
 
     async def GetReply(self, request: GetReplyRequest, context: Context) -> GetReplyResponse:
-        reply = await _within(self._pools.reads, lambda raw: outbox.get(raw, request.reply_id))
+        reply = await in_live_transaction(
+            self._connections, lambda raw: outbox.get(raw, request.reply_id)
+        )
         return GetReplyResponse(reply=reply)
 
     async def ClaimReplies(
@@ -104,8 +105,8 @@ class OutboxServicer(OutboxServiceServicer):
         _check_owner(request.owner)
 
         async def claim() -> list[ReadBack]:
-            return await _within(
-                self._pools.work, lambda raw: outbox.claim_read_backs(raw, at_most)
+            return await in_live_transaction(
+                self._connections, lambda raw: outbox.claim_read_backs(raw, at_most)
             )
 
         found = await polling.claimed(
@@ -127,32 +128,23 @@ class OutboxServicer(OutboxServiceServicer):
         return RecordReadBacksResponse(states=states)
 
     async def _recorded(
-        self, record: Callable[[Connection], Awaitable[tuple[list[ReplyState.ValueType], bool]]]
+        self, record: Callable[[Driver], Awaitable[tuple[list[ReplyState.ValueType], bool]]]
     ) -> list[ReplyState.ValueType]:
         """The replies' states; whoever waits for the next of a lane is woken."""
         seen = self._waking.count
-        states, freed = await _within(self._pools.work, record)
-        # What was put in meanwhile found its lane taken still, and was not seen to follow.
-        if freed or self._waking.count != seen:
-            self._waking.wake()
+        states, freed = await in_live_transaction(self._connections, record)
+        self._waking.wake_freed(seen, freed=freed)
         return states
 
     async def _claim(self, owner: str, at_most: int) -> list[ClaimedReply]:
         for _ in range(CLAIM_TRIES):
             try:
-                return await _within(
-                    self._pools.work, lambda raw: outbox.claim(raw, owner, at_most, self._lease)
+                return await in_live_transaction(
+                    self._connections, lambda raw: outbox.claim(raw, owner, at_most, self._lease)
                 )
             except UniqueViolation:  # another claim put a row of the lane in flight meanwhile
                 continue
         raise Unavailable("the outbox")
-
-
-async def _within(engine: AsyncEngine, work: Callable[[Connection], Awaitable[T]]) -> T:
-    async def transaction(connection: AsyncConnection) -> T:
-        return await work(await driver(connection))
-
-    return await in_transaction(engine, transaction)
 
 
 def _check_owner(owner: str) -> None:

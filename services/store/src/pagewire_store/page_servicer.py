@@ -17,12 +17,16 @@ from pagewire.store.v1.page_service_pb2 import (
     ListPagesResponse,
 )
 from pagewire.store.v1.page_service_pb2_grpc import PageServiceServicer
+from pagewire_runtime import deadline
 from pagewire_runtime.interception import Context
 from pagewire_store import audit, pages
 from pagewire_store.database import in_transaction
 from pagewire_store.page_tokens import PageTokens, page_size
-from pagewire_store.pages import Connected
+from pagewire_store.pages import Connected, PageStillEnding
 from pagewire_store.tokens import TokenKeys
+
+ONE_MORE_SECONDS = 1.0
+"""With less of a call left, no more of a page's old backlog is ended in it."""
 
 
 class PageServicer(PageServiceServicer):
@@ -35,10 +39,10 @@ class PageServicer(PageServiceServicer):
         tokens: PageTokens,
         *,
         connected: Callable[[], None],
-        end: Callable[[AsyncConnection, str], Awaitable[None]],
+        end: Callable[[AsyncConnection, str], Awaitable[bool]],
     ) -> None:
-        """`connected` is called after a page was; `end` ends, in the transaction that disconnects
-        a page, what was still to be done for it."""
+        """`connected` is called after a page was; `end` ends, in the transaction that holds a
+        disconnected page, some of what was still to be done for it, and says whether any was."""
         self._engine = engine
         self._keys = keys
         self._tokens = tokens
@@ -49,16 +53,24 @@ class PageServicer(PageServiceServicer):
         self, request: ConnectPageRequest, context: Context
     ) -> ConnectPageResponse:
         pages.check(request.page, request.access_token)
+        page_id = request.page.page_id
 
-        async def connect(connection: AsyncConnection) -> Connected:
+        async def connect(connection: AsyncConnection) -> Connected | None:
+            held = await pages.hold_disconnected(connection, page_id)
+            if held and await self._end(connection, page_id):
+                return None  # there may be more
             outcome = await pages.connect(
                 connection, self._keys, request.page, request.access_token
             )
             action = "page.connect" if outcome.created else "page.update"
-            await audit.record(connection, action, request.page.page_id)
+            await audit.record(connection, action, page_id)
             return outcome
 
-        page, created = await in_transaction(self._engine, connect)
+        while (outcome := await in_transaction(self._engine, connect)) is None:
+            left = deadline.remaining()
+            if left is not None and left < ONE_MORE_SECONDS:
+                raise PageStillEnding(page_id)
+        page, created = outcome
         self._connected()
         return ConnectPageResponse(page=page, created=created)
 

@@ -21,8 +21,9 @@ PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1000
 
 _MAC_BYTES = 16
-# Callers take messages of 5 MiB.
-_ANSWER_BYTES = 4 * 2**20
+ANSWER_BYTES = 4 * 2**20
+"""What one answer carries of a list: callers take messages of 5 MiB."""
+
 # The longest position names a time and an id of 512 characters.
 _TOKEN_MAX = 2048
 
@@ -96,7 +97,7 @@ def _carried(rows: Sequence[Message]) -> int:
     total = 0
     for at, row in enumerate(rows):
         total += row.ByteSize()
-        if total > _ANSWER_BYTES and at:
+        if total > ANSWER_BYTES and at:
             return at
     return len(rows)
 
@@ -104,8 +105,8 @@ def _carried(rows: Sequence[Message]) -> int:
 def _mac(key: bytes, request: Message, content: bytes) -> bytes:
     query = type(request)()
     query.CopyFrom(request)
-    query.ClearField("page_size")
-    query.ClearField("page_token")
+    for field in {"page_size", "page_token"} & set(query.DESCRIPTOR.fields_by_name):
+        query.ClearField(field)
     bound = query.SerializeToString(deterministic=True)
     name = request.DESCRIPTOR.full_name.encode()
     framed = b"%d:%s%d:%s%s" % (len(name), name, len(bound), bound, content)

@@ -45,6 +45,21 @@ class PageOfOtherPlatform(Refusal):
     reason = "PAGE_OTHER_PLATFORM"
 
 
+class PageStillEnding(Refusal):
+    """What a page had left to be done when it was disconnected takes longer to end than a call."""
+
+    kind = Kind.TRANSIENT
+    reason = "PAGE_STILL_ENDING"
+
+    def __init__(self, page_id: str) -> None:
+        super().__init__(
+            f"what {page_id} had left to be done when it was disconnected is still being ended:"
+            " connect it again in a moment",
+            retry_after=1,
+            page_id=page_id,
+        )
+
+
 class Connected(NamedTuple):
     """A page after it was connected, and whether it was not before."""
 
@@ -127,6 +142,17 @@ _CONNECT = text(f"""
     where page_id = :page_id
     returning {COLUMNS}
 """)  # noqa: S608  # the columns are a constant
+
+
+_HOLD_DISCONNECTED = text("""
+    select 1 from page where page_id = :page_id and not connected for update
+""")
+
+
+async def hold_disconnected(connection: AsyncConnection, page_id: str) -> bool:
+    """Whether the page was disconnected; nobody connects it then before the transaction ends."""
+    held = await connection.execute(_HOLD_DISCONNECTED, {"page_id": page_id})
+    return held.one_or_none() is not None
 
 
 async def connect(

@@ -253,6 +253,9 @@ def _say(message: Message, content: ReplyContent) -> None:
             message.attachments.append(Attachment(type=kind, url=content.media.url))
 
 
+# Meta tells a comment's time in whole seconds, and an answer often falls into the second of what it
+# answers. Of one second the greater id is the newer comment, as Meta mostly counts them up; whether
+# it is or not, the order is whole.
 _LIST_COMMENTS = text("""
     select
         comment_id, page_id, post_id, parent_id, from_id, from_name, text, created_at, is_hidden,
@@ -260,9 +263,9 @@ _LIST_COMMENTS = text("""
     from comment
     where page_id = :page_id
         and created_at <= cast(:created_at as timestamptz)
-        and (created_at < cast(:created_at as timestamptz) or comment_id > :comment_id)
+        and (created_at < cast(:created_at as timestamptz) or comment_id < :comment_id)
         and (:include_archived or not is_archived)
-    order by created_at desc, comment_id
+    order by created_at desc, comment_id desc
     limit :at_most
 """)
 

@@ -24,6 +24,7 @@ from pagewire_runtime.interception import Context
 from pagewire_store import ids, rulebooks
 from pagewire_store.database import in_transaction
 from pagewire_store.page_tokens import PageTokens, page_size
+from pagewire_store.rulebooks import START, Place
 
 
 class RuleBookServicer(RuleBookServiceServicer):
@@ -75,7 +76,10 @@ class RuleBookServicer(RuleBookServiceServicer):
     async def GetRuleBooks(
         self, request: GetRuleBooksRequest, context: Context
     ) -> GetRuleBooksResponse:
-        books = await in_transaction(
-            self._engine, lambda connection: rulebooks.books(connection, request.page_ids)
+        after = self._tokens.read(request)
+        place = Place(*map(int, after)) if after is not None else START
+        books, rest = await in_transaction(
+            self._engine, lambda connection: rulebooks.books(connection, request.page_ids, place)
         )
-        return GetRuleBooksResponse(books=books)
+        more = self._tokens.write(request, rest) if rest is not None else ""
+        return GetRuleBooksResponse(books=books, next_page_token=more)

@@ -16,11 +16,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pagewire.store.v1.rule_book_service_pb2 import RuleBook
+from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.rule_pb2 import Rule
 from pagewire_runtime.auth import caller
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_store import ids
-from pagewire_store.page_tokens import Position
+from pagewire_store.page_tokens import ANSWER_BYTES, Position
 
 EVERY_PAGE = "*"
 
@@ -196,6 +197,8 @@ _VERSIONS = text("select page_id, version from rule_book where page_id = any(:sc
 
 _CONNECTED = text("select page_id from page where page_id = any(:page_ids) and connected")
 
+_PAGES = text("select page_id, platform, connected from page where page_id = any(:page_ids)")
+
 _RULES = text("""
     select rule_page.page_id, rule.definition from rule_page join rule using (rule_id)
     where rule_page.page_id = any(:scopes) and rule.deleted_at is null
@@ -203,28 +206,71 @@ _RULES = text("""
 """)
 
 
-async def books(connection: AsyncConnection, page_ids: Sequence[str]) -> list[RuleBook]:
-    """The books of these pages, in their order, all as of one moment.
+class Place(NamedTuple):
+    """Where the books go on: in that of the nth page, which had a version, behind so many rules."""
+
+    nth: int
+    version: int
+    rules: int
+
+
+START = Place(0, 0, 0)
+
+
+async def books(
+    connection: AsyncConnection, page_ids: Sequence[str], place: Place = START
+) -> tuple[list[RuleBook], Place | None]:
+    """The books of these pages, in their order and as of one moment, as many as one answer carries.
+
+    And the place where the next part goes on; None at the end. A book that is too large for the
+    rest of an answer is cut; one that has changed since it was cut begins anew.
 
     Must be the first to use its transaction: it makes it a snapshot.
     """
     await connection.execute(_SNAPSHOT)
-    scopes = [*page_ids, EVERY_PAGE]
+    asked = page_ids[place.nth :]
+    scopes = [*asked, EVERY_PAGE]
     rows = await connection.execute(_VERSIONS, {"scopes": scopes})
     versions = {row.page_id: row.version for row in rows}
-    connected = {row.page_id for row in await connection.execute(_CONNECTED, {"page_ids": scopes})}
+    pages = {row.page_id: row for row in await connection.execute(_PAGES, {"page_ids": scopes})}
     rules: dict[str, list[Rule]] = {scope: [] for scope in scopes}
     for row in await connection.execute(_RULES, {"scopes": scopes}):
         rules[row.page_id].append(Rule.FromString(row.definition))
-    return [
-        RuleBook(
-            page_id=page_id,
-            version=max(versions.get(page_id, 0), versions[EVERY_PAGE]),
-            rules=heapq.merge(rules[page_id], rules[EVERY_PAGE], key=_rank),
-            connected=page_id in connected,
+    whole = (
+        (
+            RuleBook(
+                page_id=page_id,
+                version=max(versions.get(page_id, 0), versions[EVERY_PAGE]),
+                connected=page_id in pages and pages[page_id].connected,
+                platform=_platform(pages[page_id].platform if page_id in pages else "unspecified"),
+            ),
+            list(heapq.merge(rules[page_id], rules[EVERY_PAGE], key=_rank)),
         )
-        for page_id in page_ids
-    ]
+        for page_id in asked
+    )
+    return _part(whole, place)
+
+
+def _platform(word: str) -> Platform.ValueType:
+    return Platform.Value(f"PLATFORM_{word.upper()}")
+
+
+def _part(
+    books: Iterable[tuple[RuleBook, Sequence[Rule]]], place: Place
+) -> tuple[list[RuleBook], Place | None]:
+    """Of the books from the place on, what one answer carries: one rule at the least."""
+    part: list[RuleBook] = []
+    size = 0
+    for nth, (book, rules) in enumerate(books, place.nth):
+        goes_on = nth == place.nth and book.version == place.version
+        part.append(book)
+        size += book.ByteSize()
+        for at in range(place.rules if goes_on else 0, len(rules)):
+            size += rules[at].ByteSize()
+            if size > ANSWER_BYTES and any(each.rules for each in part):
+                return part, Place(nth, book.version, at)
+            book.rules.append(rules[at])
+    return part, None
 
 
 def _rank(rule: Rule) -> tuple[int, int, str]:

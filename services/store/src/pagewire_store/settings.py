@@ -10,7 +10,6 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from pagewire_runtime.settings import CommonSettings, Listen
-from pagewire_store.committing import CAP_LOOKS_AT
 from pagewire_store.tokens import TokenKeys, parse_token_keys
 
 
@@ -113,9 +112,16 @@ class Settings(CommonSettings):
     automatic_replies_per_minute: int = Field(
         30,
         ge=1,
-        le=CAP_LOOKS_AT,
+        le=1000,
         validation_alias="STORE_AUTOMATIC_REPLIES_PER_MINUTE",
-        description="The most that rules answer in one lane: a guard against loops.",
+        description="The most that rules answer in one conversation: a guard against loops.",
+    )
+    automatic_replies_per_minute_of_page: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        validation_alias="STORE_AUTOMATIC_REPLIES_PER_MINUTE_OF_PAGE",
+        description="The most events of one page that rules answer; unset: as many as there are.",
     )
     sweep_interval: Seconds = Field(
         timedelta(seconds=1),

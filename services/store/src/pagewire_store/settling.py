@@ -11,17 +11,14 @@ import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any
 
-import psycopg
-from psycopg.rows import class_row, tuple_row
-
-from pagewire.type.v1.event_pb2 import Attachment, MessageDetail
-from pagewire.type.v1.reply_pb2 import MediaType, ReplyContent
+from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire_runtime import metrics
 from pagewire_runtime.logs import get_logger
-from pagewire_store import marks, transitions
-from pagewire_store.projections import SNIPPET_LENGTH
+from pagewire_store import marks, showing, transitions
+from pagewire_store.columns import BIGINT, BOOL, INT, TEXT, TIME, Bulk, micros
+from pagewire_store.connections import Driver
 from pagewire_store.transitions import (
     ATTEMPT_ENDS,
     IN_FLIGHT,
@@ -34,8 +31,8 @@ from pagewire_store.transitions import (
     clean_look,
     next_look,
 )
+from pagewire_store.trips import Answer, Said, within
 
-Connection = psycopg.AsyncConnection[Any]
 Key = tuple[str, int]
 _Wait = tuple[str, str, datetime]
 """Page, person, and since when an echo may have waited."""
@@ -45,6 +42,7 @@ META_INBOX_APP_ID = "263902037430900"
 
 # Meta's clock and ours differ; an echo this much older than its attempt may still be of it.
 CLOCKS_DIFFER = timedelta(minutes=2)
+_CLOCKS_DIFFER = f"interval '{CLOCKS_DIFFER.total_seconds()} s'"
 
 log = get_logger(__name__)
 
@@ -95,6 +93,8 @@ class Settled:
 
     states: dict[Key, State]
     freed: bool
+    left: list[Said]
+    """To be said before the commit, for it to be so."""
 
 
 @dataclass(frozen=True)
@@ -154,179 +154,182 @@ class _Row:
         return self.page_id, self.reply_id
 
 
-_NAMED = "(select * from unnest(%(pages)s::text[], %(replies)s::bigint[]))"
-
 _REPLY = """
     o.page_id, o.reply_id, o.kind, o.person_id, o.comment_id, o.content, o.hidden, o.label,
     p.platform, clock_timestamp() as now
 """
 
-_READ = f"""
-select {_REPLY}
-from outbox o join page p using (page_id) where (o.page_id, o.reply_id) in {_NAMED}
-"""  # noqa: S608  # a constant
+_READ = Bulk(
+    f"""
+    select {_REPLY}
+    from {{rows}} join outbox o on o.page_id = n.page_id and o.reply_id = n.reply_id
+    join page p on p.page_id = o.page_id
+    """,  # noqa: S608  # a constant
+    page_id=TEXT,
+    reply_id=BIGINT,
+)
 
-_READ_BY_TAG = f"""
-select a.tag, {_REPLY}
-from attempt a join outbox o on o.page_id = a.page_id and o.reply_id = a.reply_id
-join page p on p.page_id = o.page_id
-where a.tag = any(%(tags)s::text[])
-"""  # noqa: S608
+_READ_BY_TAG = Bulk(
+    f"""
+    select a.tag, {_REPLY}
+    from {{rows}} join attempt a on a.tag = n.tag
+    join outbox o on o.page_id = a.page_id and o.reply_id = a.reply_id
+    join page p on p.page_id = o.page_id
+    """,  # noqa: S608
+    tag=TEXT,
+)
 
-_LOCK = f"""
-select o.page_id, o.reply_id, o.state, o.state_reason, o.attempt, o.tag, a.started_at, o.person_id,
-    o.not_before, o.uncertain_at, o.uncertain_before, o.clean_looks, o.look_due_at,
-    o.look_lease_until, o.mid, o.settled_by, o.sent_at, o.ended_at,
-    exists (
-        select from outbox b
-        where b.page_id = o.page_id and b.lane = o.lane and b.ordinal <> o.ordinal
-            and b.state in ('ready', 'sending', 'uncertain')) as followed
-from outbox o left join attempt a on a.page_id = o.page_id and a.tag = o.tag
-where (o.page_id, o.reply_id) in {_NAMED}
-order by o.page_id, o.reply_id for update of o
-"""  # noqa: S608
+_LOCK = Bulk(
+    """
+    select o.page_id, o.reply_id, o.state, o.state_reason, o.attempt, o.tag, a.started_at,
+        o.person_id, o.not_before, o.uncertain_at, o.uncertain_before, o.clean_looks,
+        o.look_due_at, o.look_lease_until, o.mid, o.settled_by, o.sent_at, o.ended_at,
+        exists (
+            select from outbox b
+            where b.page_id = o.page_id and b.lane = o.lane and b.ordinal <> o.ordinal
+                and b.state in ('ready', 'sending', 'uncertain')) as followed
+    from {rows} join outbox o on o.page_id = n.page_id and o.reply_id = n.reply_id
+    left join attempt a on a.page_id = o.page_id and a.tag = o.tag
+    order by o.page_id, o.reply_id for update of o
+    """,
+    page_id=TEXT,
+    reply_id=BIGINT,
+)
 
-_WRITE = """
-update outbox set state = %(state)s, state_reason = %(state_reason)s, person_id = %(person_id)s,
-    not_before = %(not_before)s, uncertain_at = %(uncertain_at)s,
-    uncertain_before = %(uncertain_before)s, clean_looks = %(clean_looks)s,
-    look_due_at = %(look_due_at)s, look_lease_until = %(look_lease_until)s, mid = %(mid)s,
-    settled_by = %(settled_by)s, sent_at = %(sent_at)s, ended_at = %(ended_at)s,
-    lease_owner = case when %(state)s = 'sending' then lease_owner end,
-    lease_until = case when %(state)s = 'sending' then lease_until end
-where page_id = %(page_id)s and reply_id = %(reply_id)s
-"""
+_WRITE = Bulk(
+    """
+    update outbox o set state = n.state, state_reason = n.state_reason, person_id = n.person_id,
+        not_before = n.not_before, uncertain_at = n.uncertain_at,
+        uncertain_before = n.uncertain_before, clean_looks = n.clean_looks,
+        look_due_at = n.look_due_at, look_lease_until = n.look_lease_until, mid = n.mid,
+        settled_by = n.settled_by, sent_at = n.sent_at, ended_at = n.ended_at,
+        lease_owner = case when n.state = 'sending' then o.lease_owner end,
+        lease_until = case when n.state = 'sending' then o.lease_until end
+    from {rows} where o.page_id = n.page_id and o.reply_id = n.reply_id
+    """,
+    page_id=TEXT,
+    reply_id=BIGINT,
+    state=TEXT,
+    state_reason=TEXT,
+    person_id=TEXT,
+    not_before=TIME,
+    uncertain_at=TIME,
+    uncertain_before=BOOL,
+    clean_looks=INT,
+    look_due_at=TIME,
+    look_lease_until=TIME,
+    mid=TEXT,
+    settled_by=TEXT,
+    sent_at=TIME,
+    ended_at=TIME,
+)
 
 # An acceptance is final for the attempt too.
-_WRITE_ATTEMPT = """
-update attempt set ended_at = %(now)s, verdict = %(verdict)s, reason = %(reason)s,
-    http_status = nullif(%(http_status)s, 0), code = nullif(%(code)s, 0),
-    subcode = nullif(%(subcode)s, 0), mid = coalesce(nullif(%(mid)s, ''), mid),
-    settled_by = coalesce(%(via)s, settled_by)
-where page_id = %(page_id)s and tag = %(tag)s and verdict is distinct from 'accepted'
-"""
+_WRITE_ATTEMPTS = Bulk(
+    """
+    update attempt a set ended_at = n.ended_at, verdict = n.verdict, reason = n.reason,
+        http_status = nullif(n.http_status, 0), code = nullif(n.code, 0),
+        subcode = nullif(n.subcode, 0), mid = coalesce(nullif(n.mid, ''), a.mid),
+        settled_by = coalesce(n.via, a.settled_by)
+    from {rows}
+    where a.page_id = n.page_id and a.tag = n.tag and a.verdict is distinct from 'accepted'
+    """,
+    page_id=TEXT,
+    tag=TEXT,
+    ended_at=TIME,
+    verdict=TEXT,
+    reason=TEXT,
+    http_status=INT,
+    code=INT,
+    subcode=INT,
+    mid=TEXT,
+    via=TEXT,
+)
 
 # The page that a latest attempt found blocked, unless it has another token since. A check within
 # the hour tells whether it still is.
-_BLOCK_PAGE = """
-update page p set state = 'blocked', state_reason = %(reason)s,
-    blocked_at = coalesce(p.blocked_at, clock_timestamp()),
-    check_due_at = least(p.check_due_at, clock_timestamp() + interval '1 hour')
-from outbox o join attempt a on a.page_id = o.page_id and a.tag = o.tag
-where o.page_id = %(page_id)s and o.reply_id = %(reply_id)s and o.tag = %(tag)s
-  and o.state in ('sending', 'uncertain')
-  and p.page_id = o.page_id and p.connected and p.token_version = a.token_version
-  and p.state <> 'blocked'
-"""
-
-_LOCK_CONVERSATION = """
-select 1 from conversation
-where page_id = %(page_id)s and participant_id = %(person_id)s for update
-"""
-
-_WROTE_LAST = """
-insert into conversation as c (page_id, participant_id, updated_at, snippet, last_outbound_at)
-values (%(page_id)s, %(person_id)s, %(at)s, %(snippet)s, %(at)s)
-on conflict (page_id, participant_id) do update set
-    snippet = case when excluded.updated_at >= c.updated_at
-        then excluded.snippet else c.snippet end,
-    unread_count = case when c.last_inbound_at > excluded.updated_at
-        then c.unread_count else 0 end,
-    updated_at = greatest(c.updated_at, excluded.updated_at),
-    last_outbound_at = greatest(c.last_outbound_at, excluded.last_outbound_at)
-"""
-
-# The message may be there already: its echo came first.
-_MESSAGE = """
-insert into message as m
-    (page_id, mid, participant_id, direction, kind, text, attachments, created_at, reply_id)
-values (%(page_id)s, %(mid)s, %(person_id)s, 'outbound', 'message', %(text)s, %(attachments)s,
-    %(at)s, %(reply_id)s)
-on conflict (page_id, mid) do update set reply_id = coalesce(m.reply_id, excluded.reply_id)
-"""
-
-_COMMENT = """
-insert into comment as c
-    (page_id, comment_id, post_id, parent_id, root_id, from_id, text, created_at, is_own, reply_id)
-select %(page_id)s, %(mid)s, p.post_id, %(comment_id)s, coalesce(p.root_id, %(comment_id)s),
-    %(page_id)s, %(text)s, %(at)s, true, %(reply_id)s
-from (select) one left join comment p on p.page_id = %(page_id)s and p.comment_id = %(comment_id)s
-on conflict (page_id, comment_id) do update
-set is_own = true, reply_id = coalesce(c.reply_id, excluded.reply_id)
-"""
-
-_ANSWERED = """
-update comment set answered_at = coalesce(answered_at, %(at)s)
-where page_id = %(page_id)s and comment_id = %(comment_id)s
-"""
-
-_HIDDEN = """
-update comment set is_hidden = %(hidden)s, hidden_at = %(at)s
-where page_id = %(page_id)s and comment_id = %(comment_id)s
-  and (hidden_at is null or hidden_at <= %(at)s)
-"""
-
-_LABEL = """
-with known as (
-    insert into label (page_id, name) values (%(page_id)s, %(label)s) on conflict do nothing
+_BLOCK_PAGES = Bulk(
+    """
+    update page p set state = 'blocked', state_reason = n.reason,
+        blocked_at = coalesce(p.blocked_at, clock_timestamp()),
+        check_due_at = least(p.check_due_at, clock_timestamp() + interval '1 hour')
+    from {rows} join outbox o on o.page_id = n.page_id and o.reply_id = n.reply_id
+        and o.tag = n.tag and o.state in ('sending', 'uncertain')
+    join attempt a on a.page_id = o.page_id and a.tag = o.tag
+    where p.page_id = o.page_id and p.connected and p.token_version = a.token_version
+        and p.state <> 'blocked'
+    """,
+    page_id=TEXT,
+    reply_id=BIGINT,
+    tag=TEXT,
+    reason=TEXT,
 )
-insert into person_label (page_id, person_id, name)
-values (%(page_id)s, %(person_id)s, %(label)s) on conflict do nothing
-"""
-
-_UNLABEL = """
-delete from person_label
-where page_id = %(page_id)s and person_id = %(person_id)s and name = %(label)s
-"""
 
 # Which of these replies have a mid that another has. `limit`: one by one, by the index.
-_BOUND_ELSEWHERE = """
-select n.page_id, n.reply_id from unnest(%(pages)s::text[], %(replies)s::bigint[], %(mids)s::text[])
-    as n (page_id, reply_id, mid)
-cross join lateral (
-    select reply_id from outbox o where o.page_id = n.page_id and o.mid = n.mid limit 1) o
-where o.reply_id <> n.reply_id
-"""
+_BOUND_ELSEWHERE = Bulk(
+    """
+    select n.page_id, n.reply_id from {rows}
+    cross join lateral (
+        select reply_id from outbox o where o.page_id = n.page_id and o.mid = n.mid limit 1) o
+    where o.reply_id <> n.reply_id
+    """,
+    page_id=TEXT,
+    reply_id=BIGINT,
+    mid=TEXT,
+)
 
 # To whom an echo may have gone that waited for a private reply whose person nobody knows. An echo
 # moves its conversation.
-_WAITING_FOR_ANYBODY = f"""
-select distinct c.page_id, c.participant_id, a.started_at - %(clocks_differ)s
-from outbox o join attempt a on a.page_id = o.page_id and a.tag = o.tag
-join conversation c on c.page_id = o.page_id
-    and c.updated_at >= a.started_at - %(clocks_differ)s
-    and c.last_outbound_at >= a.started_at - %(clocks_differ)s
-where (o.page_id, o.reply_id) in {_NAMED}
-order by 1, 2
-"""  # noqa: S608
+_WAITING_FOR_ANYBODY = Bulk(
+    f"""
+    select distinct c.page_id, c.participant_id, a.started_at - {_CLOCKS_DIFFER}
+    from {{rows}} join outbox o on o.page_id = n.page_id and o.reply_id = n.reply_id
+    join attempt a on a.page_id = o.page_id and a.tag = o.tag
+    join conversation c on c.page_id = o.page_id
+        and c.updated_at >= a.started_at - {_CLOCKS_DIFFER}
+        and c.last_outbound_at >= a.started_at - {_CLOCKS_DIFFER}
+    order by 1, 2
+    """,  # noqa: S608  # a constant
+    page_id=TEXT,
+    reply_id=BIGINT,
+)
 
 # Echoes that waited for a reply in flight, and turned out to be none of ours: a person wrote them.
-_PAUSE_BY_WAITING_ECHOES = """
-update conversation c
-set automation_paused_until = greatest(c.automation_paused_until, e.latest + %(pause)s)
-from (
-    select m.page_id, m.participant_id, max(m.created_at) as latest
-    from unnest(%(pages)s::text[], %(persons)s::text[], %(since)s::timestamptz[])
-        as n (page_id, participant_id, since)
-    join message m on m.page_id = n.page_id and m.participant_id = n.participant_id
-        and m.created_at >= n.since
-    join event v on v.page_id = m.page_id and v.event_key = 'echo:' || m.mid
-    where m.direction = 'outbound' and m.reply_id is null and coalesce(m.app_id, '') = ''
-    group by m.page_id, m.participant_id
-) e
-where c.page_id = e.page_id and c.participant_id = e.participant_id
-"""
+_PAUSE_BY_WAITING_ECHOES = Bulk(
+    """
+    update conversation c
+    set automation_paused_until = greatest(
+        c.automation_paused_until, e.latest + e.pause * interval '1 microsecond')
+    from (
+        select m.page_id, m.participant_id, max(m.created_at) as latest, max(n.pause) as pause
+        from {rows}
+        join message m on m.page_id = n.page_id and m.participant_id = n.participant_id
+            and m.created_at >= n.since
+        join event v on v.page_id = m.page_id and v.event_key = 'echo:' || m.mid
+        where m.direction = 'outbound' and m.reply_id is null and coalesce(m.app_id, '') = ''
+        group by m.page_id, m.participant_id
+    ) e
+    where c.page_id = e.page_id and c.participant_id = e.participant_id
+    """,
+    page_id=TEXT,
+    participant_id=TEXT,
+    since=TIME,
+    pause=BIGINT,
+)
 
 
-async def of_attempts(connection: Connection, tags: Iterable[str]) -> dict[str, Reply]:
-    """The replies that these attempts are of, by tag; none for a tag that nobody knows."""
-    async with connection.pipeline():  # which takes BEGIN along
-        found = await connection.execute(_READ_BY_TAG, {"tags": list(tags)})
-    return {tag: Reply(*values) for tag, *values in await found.fetchall()}
+def read_attempts(tags: Iterable[str]) -> Said:
+    """Asks for the replies that these attempts are of; `by_attempt` reads the answer."""
+    return _READ_BY_TAG.over([(tag,) for tag in tags])
+
+
+def by_attempt(answer: Answer) -> dict[str, Reply]:
+    """The replies by their attempts' tags; none for a tag that nobody knows."""
+    return {tag: Reply(*values) for tag, *values in answer.rows}
 
 
 async def settle(
-    connection: Connection,
+    connection: Driver,
     endings: Sequence[Ending],
     *,
     person_pause: timedelta,
@@ -334,142 +337,89 @@ async def settle(
 ) -> Settled:
     """Applies endings in order, all in the caller's transaction, and tells where the replies stand.
 
-    `person_pause` is how long automation rests after a person wrote, for echoes that waited;
-    `known` are the replies, where the caller has read them in this transaction.
+    The caller says what is `left` before it commits. `person_pause` is how long automation rests
+    after a person wrote, for echoes that waited; `known` are the replies, where the caller has read
+    them in this transaction.
     """
     if not endings:
-        return Settled({}, freed=False)
-    for ending in sorted(endings, key=lambda ending: ending.key):
-        if ending.signal is Signal.BLOCKED:
-            await connection.execute(_BLOCK_PAGE, vars(ending))
+        return Settled({}, freed=False, left=[])
+    if blocked := [ending for ending in endings if ending.signal is Signal.BLOCKED]:
+        await within(connection, _blocking(blocked))
     if known is None:
-        known = await _read(connection, {ending.key for ending in endings})
+        (found,) = await within(connection, _READ.over(_keys(endings)))
+        known = [Reply(*row) for row in found.rows]
     ended = {ending.key for ending in endings}
     replies = {reply.key: reply for reply in known if reply.key in ended}
     endings = [ending for ending in endings if ending.key in replies]
     if not endings:
-        return Settled({}, freed=False)
+        return Settled({}, freed=False, left=[])
     accepted = [ending for ending in endings if ending.signal is Signal.ACCEPTED]
-    to_anybody = [reply.key for reply in replies.values() if _is_to_anybody(reply)]
-    others = await _waiting_for_anybody(connection, to_anybody)
-    async with connection.pipeline():
-        shown = [_shown(ending, replies[ending.key]) for ending in accepted]
-        await _lock_conversations(connection, replies.values(), shown, others)
-        await _show(connection, shown)
-        await marks.lock(connection, sorted(replies))
-        locked = await _lock(connection, replies)
-        bound = await _bound_elsewhere(connection, accepted)
-    rows = {row.key: row for row in await locked.fetchall()}
+    rows, taken = await _locked(connection, replies, accepted)
     before = {key: replace(row) for key, row in rows.items()}
-    taken = _taken(accepted, await bound.fetchall())
     attempts = _apply_all(endings, replies, rows, taken)
-    async with connection.pipeline():
-        await _write(connection, rows, before, attempts)
     landed = [row for key, row in rows.items() if _flies(before[key]) and not _flies(row)]
-    await _pause_by_waiting_echoes(connection, landed, replies, person_pause)
+    left = _written(rows, before, attempts)
+    left += await _pause_by_waiting_echoes(connection, landed, replies, person_pause)
     return Settled(
         {key: State(row.state) for key, row in rows.items()},
         freed=any(_frees(row) for key, row in rows.items() if row != before[key]),
+        left=left,
     )
 
 
-def text_of(content: ReplyContent) -> str:
-    """The text that is said; empty where a medium is."""
-    return content.quick_replies.text or content.text
+def _blocking(blocked: Iterable[Ending]) -> Said:
+    return _BLOCK_PAGES.over(sorted((*e.key, e.tag or "", e.reason) for e in blocked))
 
 
-async def _read(connection: Connection, keys: Collection[Key]) -> list[Reply]:
-    async with connection.cursor(row_factory=class_row(Reply)) as cursor:
-        await cursor.execute(_READ, _named(keys))
-        return await cursor.fetchall()
+async def _locked(
+    connection: Driver, replies: Mapping[Key, Reply], accepted: Sequence[Ending]
+) -> tuple[dict[Key, _Row], set[Key]]:
+    """Shows what was accepted, and locks all that may change; the outbox rows, and whose mid is
+    another reply's already.
 
-
-async def _lock(connection: Connection, keys: Collection[Key]) -> psycopg.AsyncCursor[_Row]:
-    return await connection.cursor(row_factory=class_row(_Row)).execute(_LOCK, _named(keys))
-
-
-async def _lock_conversations(
-    connection: Connection,
-    replies: Iterable[Reply],
-    shown: Iterable[Mapping[str, Any]],
-    others: Iterable[_Wait],
-) -> None:
-    """Takes the batch's conversations in one order: where Graph took a message it was written last.
-
-    Those of Instagram are held anyway: no echo comes in while it is found out whose they are.
+    Instagram's conversations are held anyway: no echo comes in while it is found out whose they
+    are.
     """
-    steps: list[tuple[LiteralString, Mapping[str, Any]]] = [
-        (_LOCK_CONVERSATION, vars(reply))
-        for reply in replies
+    others = await _waiting_for_anybody(connection, filter(_is_to_anybody, replies.values()))
+    held = [
+        (reply.page_id, reply.person_id)
+        for reply in replies.values()
         if reply.platform == "instagram" and reply.person_id
     ]
-    steps += [
-        (_LOCK_CONVERSATION, {"page_id": page, "person_id": person}) for page, person, _ in others
-    ]
-    # An echo has moved its conversation itself.
-    steps += [(_WROTE_LAST, row) for row in shown if _in_conversation(row) and row["via"] != "echo"]
-    for statement, values in sorted(
-        steps, key=lambda step: (step[1]["page_id"], step[1]["person_id"])
-    ):
-        await connection.execute(statement, values)
-
-
-def _in_conversation(row: Mapping[str, Any]) -> bool:
-    return bool(row["is_message"] and row["person_id"])
-
-
-async def _show(connection: Connection, shown: Sequence[Mapping[str, Any]]) -> None:
-    """Shows what Graph took where people look: messages, comments, labels."""
-    by_mid = sorted(shown, key=lambda row: (row["page_id"], row["mid"]))
-    by_comment = sorted(shown, key=lambda row: (row["page_id"], row["comment_id"] or ""))
-    for statement, rows in (
-        (_MESSAGE, [row for row in by_mid if _in_conversation(row) and row["mid"]]),
-        (_COMMENT, [row for row in by_mid if row["kind"] == "comment_reply" and row["mid"]]),
-        (_ANSWERED, [r for r in by_comment if r["kind"] in ("comment_reply", "private_reply")]),
-        (_HIDDEN, [row for row in by_comment if row["kind"] == "hide_comment"]),
-        (_LABEL, [row for row in shown if row["kind"] == "add_label"]),
-        (_UNLABEL, [row for row in shown if row["kind"] == "remove_label"]),
-    ):
-        if rows:
-            await connection.cursor().executemany(statement, rows)
-
-
-def _shown(ending: Ending, reply: Reply) -> dict[str, Any]:
-    content = reply.said()
-    text = text_of(content)
-    return {
-        **vars(reply),
-        "is_message": reply.is_message,
-        "person_id": reply.person_id or ending.recipient_id,
-        "via": ending.via,
-        "mid": ending.mid,
-        "at": ending.at or reply.now,
-        "text": text or None,
-        "snippet": text[:SNIPPET_LENGTH],
-        "attachments": _attachments(content),
-    }
-
-
-def _attachments(content: ReplyContent) -> bytes | None:
-    if not content.HasField("media"):
-        return None
-    type_ = MediaType.Name(content.media.type).removeprefix("MEDIA_TYPE_").lower()
-    sent = Attachment(type=type_, url=content.media.url)
-    return MessageDetail(attachments=[sent]).SerializeToString()
-
-
-async def _bound_elsewhere(
-    connection: Connection, accepted: Iterable[Ending]
-) -> psycopg.AsyncCursor[tuple[Any, ...]]:
+    held += [(page, person) for page, person, _ in others]
     named = [ending for ending in accepted if ending.mid]
-    values = {**_named(e.key for e in named), "mids": [ending.mid for ending in named]}
-    return await connection.cursor(row_factory=tuple_row).execute(_BOUND_ELSEWHERE, values)
+    said = [
+        *showing.said([_shown(ending, replies[ending.key]) for ending in accepted], held),
+        marks.lock(sorted(replies)),
+        _LOCK.over(sorted(replies)),
+    ]
+    if named:
+        said.append(_BOUND_ELSEWHERE.over([(*ending.key, ending.mid) for ending in named]))
+    answers = await within(connection, *said)
+    bound = answers.pop().rows if named else []
+    rows = [_Row(*row) for row in answers[-1].rows]
+    return {row.key: row for row in rows}, _taken(named, bound)
 
 
-def _taken(accepted: Iterable[Ending], bound: Iterable[tuple[Any, ...]]) -> set[Key]:
+def _shown(ending: Ending, reply: Reply) -> showing.Taken:
+    return showing.Taken(
+        reply.page_id,
+        reply.reply_id,
+        reply.kind,
+        reply.person_id or ending.recipient_id,
+        reply.comment_id or "",
+        reply.said(),
+        reply.hidden,
+        reply.label,
+        ending.mid,
+        ending.at or reply.now,
+        echoed=ending.via == "echo",
+    )
+
+
+def _taken(named: Sequence[Ending], bound: Iterable[tuple[Any, ...]]) -> set[Key]:
     """The replies whose new mid is another reply's already: a look guessed wrong once."""
     first: dict[tuple[str, str], Key] = {}
-    named = [ending for ending in accepted if ending.mid]
     for ending in named:
         first.setdefault((ending.page_id, ending.mid), ending.key)
     beside = {e.key for e in named if first[e.page_id, e.mid] != e.key}
@@ -481,15 +431,26 @@ def _apply_all(
     replies: Mapping[Key, Reply],
     rows: Mapping[Key, _Row],
     taken: Collection[Key],
-) -> list[dict[str, Any]]:
+) -> list[tuple[Any, ...]]:
     """Moves the rows, and returns what is to be written of the attempts."""
-    attempts = []
+    attempts: list[Ending] = []
     for ending in endings:
         row, reply = rows[ending.key], replies[ending.key]
         moved = _apply(row, reply, ending, bound=ending.key in taken)
         if ending.tag and (moved or ending.signal in VERDICTS):
-            attempts.append({**vars(ending), "verdict": ending.signal.value, "now": reply.now})
-    return [attempt for attempt in attempts if attempt["signal"] in ATTEMPT_ENDS]
+            attempts.append(ending)
+    return [
+        _attempt_row(ending, replies[ending.key].now)
+        for ending in attempts
+        if ending.signal in ATTEMPT_ENDS
+    ]
+
+
+def _attempt_row(ending: Ending, now: datetime) -> tuple[Any, ...]:
+    return (
+        *(ending.page_id, ending.tag, micros(now), ending.signal.value, ending.reason),
+        *(ending.http_status, ending.code, ending.subcode, ending.mid, ending.via),
+    )
 
 
 def _apply(row: _Row, reply: Reply, ending: Ending, *, bound: bool) -> bool:
@@ -508,6 +469,8 @@ def _apply(row: _Row, reply: Reply, ending: Ending, *, bound: bool) -> bool:
         return False
     _move(row, to, signal, ending, reply.now)
     _settled.labels(to.value, signal.value).inc()
+    if to is State.PARKED:
+        log.error("a reply is parked", page_id=row.page_id, number=row.reply_id)
     return True
 
 
@@ -586,12 +549,9 @@ def _ground(row: _Row, to: State, reason: str) -> None:
     row.clean_looks = 0
 
 
-async def _write(
-    connection: Connection,
-    rows: Mapping[Key, _Row],
-    before: Mapping[Key, _Row],
-    attempts: Sequence[Mapping[str, Any]],
-) -> None:
+def _written(
+    rows: Mapping[Key, _Row], before: Mapping[Key, _Row], attempts: Sequence[tuple[Any, ...]]
+) -> list[Said]:
     changed = {key: row for key, row in rows.items() if row != before[key]}
     came_to_nothing = [key for key, row in changed.items() if row.state in RELEASES_MARKS]
     came_after_all = [
@@ -599,37 +559,59 @@ async def _write(
         for key, row in changed.items()
         if row.state == State.SENT and before[key].state in RELEASES_MARKS
     ]
+    said = []
     if came_to_nothing:
-        await marks.release(connection, came_to_nothing)
+        said.append(marks.release(came_to_nothing))
     if came_after_all:
-        await marks.take_back(connection, came_after_all)
+        said.append(marks.take_back(came_after_all))
     if changed:
-        await connection.cursor().executemany(_WRITE, [vars(row) for row in changed.values()])
-    if attempts:
-        await connection.cursor().executemany(_WRITE_ATTEMPT, attempts)
+        said.append(_WRITE.over([_outbox_row(row) for row in changed.values()]))
+    # One after the other, where an attempt ended twice.
+    said += [_WRITE_ATTEMPTS.over(once) for once in _apart(attempts)]
+    return said
+
+
+def _outbox_row(row: _Row) -> tuple[Any, ...]:
+    return (
+        *(row.page_id, row.reply_id, row.state, row.state_reason, row.person_id),
+        *(micros(row.not_before), micros(row.uncertain_at), row.uncertain_before),
+        *(row.clean_looks, micros(row.look_due_at), micros(row.look_lease_until), row.mid),
+        *(row.settled_by, micros(row.sent_at), micros(row.ended_at)),
+    )
+
+
+def _apart(attempts: Iterable[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:
+    """The rows in as few lists as hold each attempt but once, in order."""
+    lists: list[dict[Any, tuple[Any, ...]]] = []
+    for attempt in attempts:
+        free = next((one for one in lists if attempt[:2] not in one), None)
+        if free is None:
+            lists.append(free := {})
+        free[attempt[:2]] = attempt
+    return [list(one.values()) for one in lists]
 
 
 async def _pause_by_waiting_echoes(
-    connection: Connection,
+    connection: Driver,
     landed: Sequence[_Row],
     replies: Mapping[Key, Reply],
     pause: timedelta,
-) -> None:
+) -> list[Said]:
     """Pauses automation where an echo that waited for these replies is none of ours."""
     asked = [row for row in landed if replies[row.key].platform == "instagram"]
-    waits = [
+    waits: list[_Wait] = [
         (row.page_id, row.person_id, (row.started_at or replies[row.key].now) - CLOCKS_DIFFER)
         for row in asked
         if row.person_id
     ]
     # Asked again: who came meanwhile saw the reply in flight, and waited too.
-    to_anybody = [row.key for row in asked if _is_to_anybody(replies[row.key])]
+    to_anybody = [replies[row.key] for row in asked if _is_to_anybody(replies[row.key])]
     waits += await _waiting_for_anybody(connection, to_anybody)
     if not waits:
-        return
-    pages, persons, since = zip(*waits, strict=True)
-    values = {"pages": list(pages), "persons": list(persons), "since": list(since), "pause": pause}
-    await connection.execute(_PAUSE_BY_WAITING_ECHOES, values)
+        return []
+    rest = pause // timedelta(microseconds=1)
+    rows = [(page, person, micros(since), rest) for page, person, since in waits]
+    return [_PAUSE_BY_WAITING_ECHOES.over(rows)]
 
 
 def _is_to_anybody(reply: Reply) -> bool:
@@ -639,12 +621,12 @@ def _is_to_anybody(reply: Reply) -> bool:
     )
 
 
-async def _waiting_for_anybody(connection: Connection, keys: Collection[Key]) -> list[_Wait]:
+async def _waiting_for_anybody(connection: Driver, replies: Iterable[Reply]) -> list[_Wait]:
+    keys = [reply.key for reply in replies]
     if not keys:
         return []
-    values = {**_named(keys), "clocks_differ": CLOCKS_DIFFER}
-    found = await connection.cursor(row_factory=tuple_row).execute(_WAITING_FOR_ANYBODY, values)
-    return [(page, person, since) for page, person, since in await found.fetchall()]
+    (found,) = await within(connection, _WAITING_FOR_ANYBODY.over(keys))
+    return [(page, person, since) for page, person, since in found.rows]
 
 
 def _flies(row: _Row) -> bool:
@@ -656,6 +638,5 @@ def _frees(row: _Row) -> bool:
     return row.state == State.READY or (row.followed and not _flies(row))
 
 
-def _named(keys: Iterable[Key]) -> dict[str, Any]:
-    pairs = list(keys)
-    return {"pages": [page for page, _ in pairs], "replies": [reply for _, reply in pairs]}
+def _keys(endings: Iterable[Ending]) -> list[Key]:
+    return sorted({ending.key for ending in endings})

@@ -15,6 +15,7 @@ from pagewire_store.database import driver, in_transaction
 from pagewire_store.outbox import CHUNK, DUE_LOOKS
 from pagewire_store.settling import Ending
 from pagewire_store.transitions import PATIENCE, Signal
+from pagewire_store.trips import within
 
 # Each says to which replies a signal applies. They are found without a lock and then settled under
 # theirs, by the tag that was seen: what went on meanwhile is left alone.
@@ -105,7 +106,8 @@ async def _sweep(engine: AsyncEngine, signal: Signal, person_pause: timedelta) -
             Ending(page_id, reply_id, tag, signal, _REASONS[signal])
             for page_id, reply_id, tag in await found.fetchall()
         ]
-        await settling.settle(raw, endings, person_pause=person_pause)
+        settled = await settling.settle(raw, endings, person_pause=person_pause)
+        await within(raw, *settled.left)
         return len(endings)
 
     return await in_transaction(engine, work)

@@ -13,7 +13,7 @@ from pagewire_runtime.logs import get_logger
 from pagewire_store import deciding
 from pagewire_store.arrivals import Lane
 from pagewire_store.columns import TEXT, Bulk
-from pagewire_store.ingest import Driver
+from pagewire_store.connections import Driver
 from pagewire_store.trips import trip
 
 log = get_logger(__name__)

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import generators
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 _names = count(1)
@@ -76,6 +76,33 @@ async def trip(connection: psycopg.AsyncConnection[Any], *said: Said) -> list[An
             raise
     _check(connection, known, results)
     return _answers(connection, results[-1 - len(said) : -1])
+
+
+async def within(connection: psycopg.AsyncConnection[Any], *said: Said) -> list[Answer]:
+    """A trip within the transaction that is under way, or else one that it begins."""
+    if not said:
+        return []
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        return await trip(connection, *said)
+    return (await trip(connection, BEGIN, *said))[1:]
+
+
+async def ended(connection: psycopg.AsyncConnection[Any], *said: Said) -> list[Answer]:
+    """The last trip of a transaction: what is still to be said, and its commit.
+
+    Raises RolledBack where the server undid it all: it ends a failed transaction without an error.
+    """
+    answers = await within(connection, *said, COMMIT)
+    if answers[-1].status != "COMMIT":
+        raise RolledBack
+    return answers[:-1]
+
+
+class RolledBack(RuntimeError):
+    """A transaction that was to be committed had failed before."""
+
+    def __init__(self) -> None:
+        super().__init__("the transaction was rolled back; nothing of it is stored")
 
 
 def _exchanged(pgconn: PGconn, said: Sequence[Said], known: set[bytes]) -> PQGen[list[PGresult]]:

@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pagewire.type.v1.event_pb2 import Event
 from pagewire_store import projecting, statements
+from pagewire_store.connections import Driver
 from pagewire_store.database import driver, in_transaction
-from pagewire_store.ingest import Bind, Driver
+from pagewire_store.ingest import Bind
 from pagewire_store.projections import project
-from pagewire_store.trips import trip
+from pagewire_store.trips import within
 
 CHUNK = 200
 """Events a transaction: it holds their lanes, so it must be short."""
@@ -48,7 +49,8 @@ class UnknownPages:
         lanes = sorted({(event.page_id, event.lane) for event in await _readable(connection)})
         if not lanes:
             return 0
-        locked = set(await (await statements.LOCK_LANES.run(connection, lanes)).fetchall())
+        (answer,) = await within(connection, statements.LOCK_LANES.over(lanes))
+        locked = set(answer.rows)
         # Read again: now nobody else ends what is in these lanes.
         events = [e for e in await _readable(connection) if (e.page_id, e.lane) in locked]
         if events:
@@ -61,11 +63,13 @@ class UnknownPages:
         said += projecting.said(rows)
         if declined := [(e.page_id, e.event_key, "page_unknown") for e in events if e.trigger]:
             said.append(statements.DECLINED.over(declined))
-        await trip(connection, *said)
-        if rows.echoes:
-            await self._bind_echoes(connection, rows.echoes)
-        if rows.own_comments:
-            await self._bind_comments(connection, rows.own_comments)
+        for bind, written in (
+            (self._bind_echoes, rows.echoes),
+            (self._bind_comments, rows.own_comments),
+        ):
+            if written:
+                said = (await bind(connection, written, first=said)).left
+        await within(connection, *said)
 
 
 async def _readable(connection: Driver) -> list[_Waiting]:

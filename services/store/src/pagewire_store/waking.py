@@ -1,8 +1,8 @@
 """Waking long polls when work comes: at once in this process, by a hint to the other stores.
 
 The hint is NOTIFY, from one connection of its own and outside every transaction, since PostgreSQL
-commits one notifying transaction at a time; it is sent at most 50 times a second. Who misses it
-finds the work by its next poll.
+commits one notifying transaction at a time; it is sent at most 50 times a second, and only while
+another store has made itself heard. Who misses it finds the work by its next poll.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ log = get_logger(__name__)
 
 GAP = 0.02
 """Seconds between two hints."""
+PRESENCE = 30.0
+"""Seconds between two words of a store that it is there."""
+ABSENCE = 3 * PRESENCE
+"""Seconds after which a store that was not heard of is there no more."""
 RECONNECT_AFTER = 1.0
 """Seconds, with jitter, before a lost connection is made anew."""
 
@@ -37,6 +41,8 @@ class Waking:
         self._count = 0
         self._stirred = asyncio.Event()
         self._due = False
+        self._presence_at = 0.0
+        self._company_until = 0.0
         self.closed = False
         self.listening = asyncio.Event()
         """Set while other stores' hints arrive."""
@@ -49,8 +55,17 @@ class Waking:
     def wake(self) -> None:
         """There is work: wakes every waiter here, and soon those of other stores."""
         self._wake_waiters()
-        self._due = True
-        self._stirred.set()
+        if asyncio.get_running_loop().time() < self._company_until:
+            self._due = True
+            self._stirred.set()
+
+    def wake_freed(self, seen: int, *, freed: bool) -> None:
+        """There is work where a lane was `freed`, or where some came since `count` was `seen`.
+
+        Who looked for that in the meantime found its lane taken still.
+        """
+        if freed or self._count != seen:
+            self.wake()
 
     def close(self) -> None:
         """Ends every wait here, so that none holds up the end of its process."""
@@ -92,31 +107,38 @@ class Waking:
         await connection.execute(b"listen " + self._channel)
         self._wake_waiters()  # hints may have been missed
         self.listening.set()
-        loop, hint_at = asyncio.get_running_loop(), 0.0
+        loop, hint_at, self._presence_at = asyncio.get_running_loop(), 0.0, 0.0
         while True:
-            await self._stir(connection.fileno())
             connection.pgconn.consume_input()
             while (hint := connection.pgconn.notifies()) is not None:
                 self._take(hint.be_pid, pid)
-            if self._due and loop.time() >= hint_at:
-                self._due, hint_at = False, loop.time() + GAP
+            now = loop.time()
+            if now >= self._presence_at or (self._due and now >= hint_at):
+                self._due, hint_at, self._presence_at = False, now + GAP, now + PRESENCE
                 await connection.execute(b"notify " + self._channel)
-            elif self._due:
-                loop.call_at(hint_at, self._stirred.set)
+            await self._stir(connection.fileno(), hint_at if self._due else self._presence_at)
 
-    async def _stir(self, socket: int) -> None:
-        """Returns when there is something to read or to send."""
+    async def _stir(self, socket: int, until: float) -> None:
+        """Returns when there is something to read or to send, at the latest then."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(socket, self._stirred.set)
+        timer = loop.call_at(until, self._stirred.set)
+        loop.add_reader(socket, self._stirred.set)  # the driver's own waits take it off
         try:
             await self._stirred.wait()
         finally:
             loop.remove_reader(socket)
+            timer.cancel()
         self._stirred.clear()
 
     def _take(self, sender: int, own: int) -> None:
-        if sender != own:
-            self._wake_waiters()
+        """Another store has work, or is there: who is new to this one hears of it at once."""
+        if sender == own:
+            return
+        now = asyncio.get_running_loop().time()
+        if now >= self._company_until:
+            self._presence_at = now
+        self._company_until = now + ABSENCE
+        self._wake_waiters()
 
     def _wake_waiters(self) -> None:
         self._count += 1

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 
 import grpc
 
@@ -12,6 +13,7 @@ from pagewire.sync.v1.delivery_service_pb2_grpc import add_DeliveryServiceServic
 from pagewire.sync.v1.history_service_pb2_grpc import add_HistoryServiceServicer_to_server
 from pagewire_runtime import logs, metrics
 from pagewire_runtime.calling import channel
+from pagewire_runtime.commandline import command_line
 from pagewire_runtime.serving import run, serving, until_signalled
 from pagewire_runtime.settings import load
 from pagewire_sync.access import METHOD_ROLES
@@ -100,6 +102,8 @@ async def start() -> None:
         await serve(settings)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the service until it is told to stop."""
+    what = "Talks to Meta's Graph API: sends what was decided, and sees after connected pages."
+    command_line("pagewire_sync", what, Settings).parse_args(arguments)
     run(start)

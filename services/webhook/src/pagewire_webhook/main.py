@@ -20,6 +20,7 @@ from pagewire.store.v1.lane_service_pb2_grpc import LaneServiceStub
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire_runtime import logs, metrics
 from pagewire_runtime.calling import channel
+from pagewire_runtime.commandline import command_line
 from pagewire_runtime.logs import get_logger
 from pagewire_runtime.serving import run, until_signalled
 from pagewire_runtime.settings import load
@@ -159,16 +160,10 @@ async def start(parts: frozenset[str] | None = None) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line, whose help tells of every setting."""
-    width = max(len(str(field.validation_alias)) for field in Settings.model_fields.values())
-    lines = [
-        f"  {field.validation_alias!s:<{width}}  {field.description}"
-        for field in Settings.model_fields.values()
-    ]
-    parser = argparse.ArgumentParser(
-        prog="python -m pagewire_webhook",
-        description="Takes Meta's signed webhooks, answers them by rule, and serves operators.",
-        epilog="\n".join(["environment:", *lines]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line(
+        "pagewire_webhook",
+        "Takes Meta's signed webhooks, answers them by rule, and serves operators.",
+        Settings,
     )
     parser.add_argument(
         "--parts",

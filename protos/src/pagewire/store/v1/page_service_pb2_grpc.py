@@ -64,6 +64,7 @@ class PageServiceServicer:
     def ConnectPage(self, request, context):
         """Connects a page, or updates a connected one; events that came before are read in without rules, and Graph is asked afterwards.
         INVALID_ARGUMENT names the field; ALREADY_EXISTS, PAGE_OTHER_PLATFORM: the id is connected on the other platform.
+        UNAVAILABLE, PAGE_STILL_ENDING: what the page had to do when it was disconnected is still being ended; safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

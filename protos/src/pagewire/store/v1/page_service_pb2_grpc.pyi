@@ -36,6 +36,7 @@ class PageServiceStub:
     ConnectPage: _grpc.UnaryUnaryMultiCallable[_page_service_pb2.ConnectPageRequest, _page_service_pb2.ConnectPageResponse]
     """Connects a page, or updates a connected one; events that came before are read in without rules, and Graph is asked afterwards.
     INVALID_ARGUMENT names the field; ALREADY_EXISTS, PAGE_OTHER_PLATFORM: the id is connected on the other platform.
+    UNAVAILABLE, PAGE_STILL_ENDING: what the page had to do when it was disconnected is still being ended; safe to repeat.
     """
     GetPage: _grpc.UnaryUnaryMultiCallable[_page_service_pb2.GetPageRequest, _page_service_pb2.GetPageResponse]
     """Gets one. NOT_FOUND, PAGE_UNKNOWN."""
@@ -52,6 +53,7 @@ class PageServiceAsyncStub(PageServiceStub):
     ConnectPage: _aio.UnaryUnaryMultiCallable[_page_service_pb2.ConnectPageRequest, _page_service_pb2.ConnectPageResponse]  # type: ignore[assignment]
     """Connects a page, or updates a connected one; events that came before are read in without rules, and Graph is asked afterwards.
     INVALID_ARGUMENT names the field; ALREADY_EXISTS, PAGE_OTHER_PLATFORM: the id is connected on the other platform.
+    UNAVAILABLE, PAGE_STILL_ENDING: what the page had to do when it was disconnected is still being ended; safe to repeat.
     """
     GetPage: _aio.UnaryUnaryMultiCallable[_page_service_pb2.GetPageRequest, _page_service_pb2.GetPageResponse]  # type: ignore[assignment]
     """Gets one. NOT_FOUND, PAGE_UNKNOWN."""
@@ -71,6 +73,7 @@ class PageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_page_service_pb2.ConnectPageResponse, _abc.Awaitable[_page_service_pb2.ConnectPageResponse]]:
         """Connects a page, or updates a connected one; events that came before are read in without rules, and Graph is asked afterwards.
         INVALID_ARGUMENT names the field; ALREADY_EXISTS, PAGE_OTHER_PLATFORM: the id is connected on the other platform.
+        UNAVAILABLE, PAGE_STILL_ENDING: what the page had to do when it was disconnected is still being ended; safe to repeat.
         """
 
     @_abc_1.abstractmethod

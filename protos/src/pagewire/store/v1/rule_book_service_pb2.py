@@ -22,42 +22,43 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from pagewire.type.v1 import page_pb2 as pagewire_dot_type_dot_v1_dot_page__pb2
 from pagewire.type.v1 import rule_pb2 as pagewire_dot_type_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pagewire/store/v1/rule_book_service.proto\x12\x11pagewire.store.v1\x1a\x1bpagewire/type/v1/rule.proto\"9\n\x11\x43reateRuleRequest\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\":\n\x12\x43reateRuleResponse\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\"S\n\x11UpdateRuleRequest\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x03\":\n\x12UpdateRuleResponse\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\"$\n\x11\x44\x65leteRuleRequest\x12\x0f\n\x07rule_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteRuleResponse\"!\n\x0eGetRuleRequest\x12\x0f\n\x07rule_id\x18\x01 \x01(\t\"7\n\x0fGetRuleResponse\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\"J\n\x10ListRulesRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x11ListRulesResponse\x12%\n\x05rules\x18\x01 \x03(\x0b\x32\x16.pagewire.type.v1.Rule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x13GetRuleBooksRequest\x12\x10\n\x08page_ids\x18\x01 \x03(\t\"f\n\x08RuleBook\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12%\n\x05rules\x18\x03 \x03(\x0b\x32\x16.pagewire.type.v1.Rule\x12\x11\n\tconnected\x18\x04 \x01(\x08\"B\n\x14GetRuleBooksResponse\x12*\n\x05\x62ooks\x18\x01 \x03(\x0b\x32\x1b.pagewire.store.v1.RuleBook2\xb9\x04\n\x0fRuleBookService\x12[\n\nCreateRule\x12$.pagewire.store.v1.CreateRuleRequest\x1a%.pagewire.store.v1.CreateRuleResponse\"\x00\x12[\n\nUpdateRule\x12$.pagewire.store.v1.UpdateRuleRequest\x1a%.pagewire.store.v1.UpdateRuleResponse\"\x00\x12[\n\nDeleteRule\x12$.pagewire.store.v1.DeleteRuleRequest\x1a%.pagewire.store.v1.DeleteRuleResponse\"\x00\x12R\n\x07GetRule\x12!.pagewire.store.v1.GetRuleRequest\x1a\".pagewire.store.v1.GetRuleResponse\"\x00\x12X\n\tListRules\x12#.pagewire.store.v1.ListRulesRequest\x1a$.pagewire.store.v1.ListRulesResponse\"\x00\x12\x61\n\x0cGetRuleBooks\x12&.pagewire.store.v1.GetRuleBooksRequest\x1a\'.pagewire.store.v1.GetRuleBooksResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pagewire/store/v1/rule_book_service.proto\x12\x11pagewire.store.v1\x1a\x1bpagewire/type/v1/page.proto\x1a\x1bpagewire/type/v1/rule.proto\"9\n\x11\x43reateRuleRequest\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\":\n\x12\x43reateRuleResponse\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\"S\n\x11UpdateRuleRequest\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x03\":\n\x12UpdateRuleResponse\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\"$\n\x11\x44\x65leteRuleRequest\x12\x0f\n\x07rule_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteRuleResponse\"!\n\x0eGetRuleRequest\x12\x0f\n\x07rule_id\x18\x01 \x01(\t\"7\n\x0fGetRuleResponse\x12$\n\x04rule\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Rule\"J\n\x10ListRulesRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x11ListRulesResponse\x12%\n\x05rules\x18\x01 \x03(\x0b\x32\x16.pagewire.type.v1.Rule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x13GetRuleBooksRequest\x12\x10\n\x08page_ids\x18\x01 \x03(\t\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x94\x01\n\x08RuleBook\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12%\n\x05rules\x18\x03 \x03(\x0b\x32\x16.pagewire.type.v1.Rule\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12,\n\x08platform\x18\x05 \x01(\x0e\x32\x1a.pagewire.type.v1.Platform\"[\n\x14GetRuleBooksResponse\x12*\n\x05\x62ooks\x18\x01 \x03(\x0b\x32\x1b.pagewire.store.v1.RuleBook\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb9\x04\n\x0fRuleBookService\x12[\n\nCreateRule\x12$.pagewire.store.v1.CreateRuleRequest\x1a%.pagewire.store.v1.CreateRuleResponse\"\x00\x12[\n\nUpdateRule\x12$.pagewire.store.v1.UpdateRuleRequest\x1a%.pagewire.store.v1.UpdateRuleResponse\"\x00\x12[\n\nDeleteRule\x12$.pagewire.store.v1.DeleteRuleRequest\x1a%.pagewire.store.v1.DeleteRuleResponse\"\x00\x12R\n\x07GetRule\x12!.pagewire.store.v1.GetRuleRequest\x1a\".pagewire.store.v1.GetRuleResponse\"\x00\x12X\n\tListRules\x12#.pagewire.store.v1.ListRulesRequest\x1a$.pagewire.store.v1.ListRulesResponse\"\x00\x12\x61\n\x0cGetRuleBooks\x12&.pagewire.store.v1.GetRuleBooksRequest\x1a\'.pagewire.store.v1.GetRuleBooksResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.store.v1.rule_book_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATERULEREQUEST']._serialized_start=93
-  _globals['_CREATERULEREQUEST']._serialized_end=150
-  _globals['_CREATERULERESPONSE']._serialized_start=152
-  _globals['_CREATERULERESPONSE']._serialized_end=210
-  _globals['_UPDATERULEREQUEST']._serialized_start=212
-  _globals['_UPDATERULEREQUEST']._serialized_end=295
-  _globals['_UPDATERULERESPONSE']._serialized_start=297
-  _globals['_UPDATERULERESPONSE']._serialized_end=355
-  _globals['_DELETERULEREQUEST']._serialized_start=357
-  _globals['_DELETERULEREQUEST']._serialized_end=393
-  _globals['_DELETERULERESPONSE']._serialized_start=395
-  _globals['_DELETERULERESPONSE']._serialized_end=415
-  _globals['_GETRULEREQUEST']._serialized_start=417
-  _globals['_GETRULEREQUEST']._serialized_end=450
-  _globals['_GETRULERESPONSE']._serialized_start=452
-  _globals['_GETRULERESPONSE']._serialized_end=507
-  _globals['_LISTRULESREQUEST']._serialized_start=509
-  _globals['_LISTRULESREQUEST']._serialized_end=583
-  _globals['_LISTRULESRESPONSE']._serialized_start=585
-  _globals['_LISTRULESRESPONSE']._serialized_end=668
-  _globals['_GETRULEBOOKSREQUEST']._serialized_start=670
-  _globals['_GETRULEBOOKSREQUEST']._serialized_end=709
-  _globals['_RULEBOOK']._serialized_start=711
-  _globals['_RULEBOOK']._serialized_end=813
-  _globals['_GETRULEBOOKSRESPONSE']._serialized_start=815
-  _globals['_GETRULEBOOKSRESPONSE']._serialized_end=881
-  _globals['_RULEBOOKSERVICE']._serialized_start=884
-  _globals['_RULEBOOKSERVICE']._serialized_end=1453
+  _globals['_CREATERULEREQUEST']._serialized_start=122
+  _globals['_CREATERULEREQUEST']._serialized_end=179
+  _globals['_CREATERULERESPONSE']._serialized_start=181
+  _globals['_CREATERULERESPONSE']._serialized_end=239
+  _globals['_UPDATERULEREQUEST']._serialized_start=241
+  _globals['_UPDATERULEREQUEST']._serialized_end=324
+  _globals['_UPDATERULERESPONSE']._serialized_start=326
+  _globals['_UPDATERULERESPONSE']._serialized_end=384
+  _globals['_DELETERULEREQUEST']._serialized_start=386
+  _globals['_DELETERULEREQUEST']._serialized_end=422
+  _globals['_DELETERULERESPONSE']._serialized_start=424
+  _globals['_DELETERULERESPONSE']._serialized_end=444
+  _globals['_GETRULEREQUEST']._serialized_start=446
+  _globals['_GETRULEREQUEST']._serialized_end=479
+  _globals['_GETRULERESPONSE']._serialized_start=481
+  _globals['_GETRULERESPONSE']._serialized_end=536
+  _globals['_LISTRULESREQUEST']._serialized_start=538
+  _globals['_LISTRULESREQUEST']._serialized_end=612
+  _globals['_LISTRULESRESPONSE']._serialized_start=614
+  _globals['_LISTRULESRESPONSE']._serialized_end=697
+  _globals['_GETRULEBOOKSREQUEST']._serialized_start=699
+  _globals['_GETRULEBOOKSREQUEST']._serialized_end=758
+  _globals['_RULEBOOK']._serialized_start=761
+  _globals['_RULEBOOK']._serialized_end=909
+  _globals['_GETRULEBOOKSRESPONSE']._serialized_start=911
+  _globals['_GETRULEBOOKSRESPONSE']._serialized_end=1002
+  _globals['_RULEBOOKSERVICE']._serialized_start=1005
+  _globals['_RULEBOOKSERVICE']._serialized_end=1574
 # @@protoc_insertion_point(module_scope)

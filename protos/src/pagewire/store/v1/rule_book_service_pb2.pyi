@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from pagewire.type.v1 import page_pb2 as _page_pb2
 from pagewire.type.v1 import rule_pb2 as _rule_pb2
 import builtins as _builtins
 import sys
@@ -269,6 +270,9 @@ class GetRuleBooksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_IDS_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """Where to go on."""
     @_builtins.property
     def page_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The pages."""
@@ -277,10 +281,11 @@ class GetRuleBooksRequest(_message.Message):
         self,
         *,
         page_ids: _abc.Iterable[_builtins.str] | None = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_ids", b"page_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_ids", b"page_ids", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,12 +301,15 @@ class RuleBook(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     CONNECTED_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
     page_id: _builtins.str
     """The page."""
     version: _builtins.int
     """Its version: of two books of a page the higher is the newer."""
     connected: _builtins.bool
     """Whether the page is connected."""
+    platform: _page_pb2.Platform.ValueType
+    """The page's product; unspecified for a page that is not known."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[_rule_pb2.Rule]:
         """By priority, then the older first; disabled ones too, so that a try can show them."""
@@ -313,10 +321,11 @@ class RuleBook(_message.Message):
         version: _builtins.int = ...,
         rules: _abc.Iterable[_rule_pb2.Rule] | None = ...,
         connected: _builtins.bool = ...,
+        platform: _page_pb2.Platform.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "page_id", b"page_id", "rules", b"rules", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "page_id", b"page_id", "platform", b"platform", "rules", b"rules", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,18 +338,24 @@ class GetRuleBooksResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BOOKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty at the end."""
     @_builtins.property
     def books(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleBook]:
-        """One a page, in the request's order."""
+        """In the request's order. The last one may be cut; the next part then goes on with the rest of its rules under the same page_id and
+        version, or, where the book has changed meanwhile, with all of it under its new version.
+        """
 
     def __init__(
         self,
         *,
         books: _abc.Iterable[Global___RuleBook] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["books", b"books"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["books", b"books", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,7 +107,7 @@ class RuleBookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRuleBooks(self, request, context):
-        """Gets whole rule books in one snapshot.
+        """Gets whole rule books, in parts of which each is one snapshot and no larger than a message may be. INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

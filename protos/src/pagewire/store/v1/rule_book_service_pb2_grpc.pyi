@@ -44,7 +44,7 @@ class RuleBookServiceStub:
     ListRules: _grpc.UnaryUnaryMultiCallable[_rule_book_service_pb2.ListRulesRequest, _rule_book_service_pb2.ListRulesResponse]
     """Lists them by priority. INVALID_ARGUMENT."""
     GetRuleBooks: _grpc.UnaryUnaryMultiCallable[_rule_book_service_pb2.GetRuleBooksRequest, _rule_book_service_pb2.GetRuleBooksResponse]
-    """Gets whole rule books in one snapshot."""
+    """Gets whole rule books, in parts of which each is one snapshot and no larger than a message may be. INVALID_ARGUMENT."""
 
 @_typing.type_check_only
 class RuleBookServiceAsyncStub(RuleBookServiceStub):
@@ -62,7 +62,7 @@ class RuleBookServiceAsyncStub(RuleBookServiceStub):
     ListRules: _aio.UnaryUnaryMultiCallable[_rule_book_service_pb2.ListRulesRequest, _rule_book_service_pb2.ListRulesResponse]  # type: ignore[assignment]
     """Lists them by priority. INVALID_ARGUMENT."""
     GetRuleBooks: _aio.UnaryUnaryMultiCallable[_rule_book_service_pb2.GetRuleBooksRequest, _rule_book_service_pb2.GetRuleBooksResponse]  # type: ignore[assignment]
-    """Gets whole rule books in one snapshot."""
+    """Gets whole rule books, in parts of which each is one snapshot and no larger than a message may be. INVALID_ARGUMENT."""
 
 class RuleBookServiceServicer(metaclass=_abc_1.ABCMeta):
     """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first."""
@@ -113,6 +113,6 @@ class RuleBookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rule_book_service_pb2.GetRuleBooksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rule_book_service_pb2.GetRuleBooksResponse, _abc.Awaitable[_rule_book_service_pb2.GetRuleBooksResponse]]:
-        """Gets whole rule books in one snapshot."""
+        """Gets whole rule books, in parts of which each is one snapshot and no larger than a message may be. INVALID_ARGUMENT."""
 
 def add_RuleBookServiceServicer_to_server(servicer: RuleBookServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -361,6 +361,32 @@ class Span(_message.Message):
 Global___Span: _TypeAlias = Span  # noqa: Y015
 
 @_typing.final
+class LeftOut(_message.Message):
+    """LeftOut is an action of a rule that cannot apply to an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """The action, by the name of its field in Action: add_label, …"""
+    reason: _builtins.str
+    """Why: label_unsupported, not_a_comment, text_only, person_unknown, …; a stable word."""
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOut: _TypeAlias = LeftOut  # noqa: Y015
+
+@_typing.final
 class RuleVerdict(_message.Message):
     """RuleVerdict is what became of one rule for one event."""
 
@@ -372,6 +398,7 @@ class RuleVerdict(_message.Message):
     FIRED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SPAN_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     rule_id: _builtins.str
     """The rule."""
     version: _builtins.int
@@ -388,6 +415,10 @@ class RuleVerdict(_message.Message):
     def span(self) -> Global___Span:
         """Where the phrase was found."""
 
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOut]:
+        """What was left out where the rule's other actions were done; all of them where `reason` is that of the first."""
+
     def __init__(
         self,
         *,
@@ -397,10 +428,11 @@ class RuleVerdict(_message.Message):
         fired: _builtins.bool = ...,
         reason: _builtins.str = ...,
         span: Global___Span | None = ...,
+        left_out: _abc.Iterable[Global___LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fired", b"fired", "name", b"name", "reason", b"reason", "rule_id", b"rule_id", "span", b"span", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fired", b"fired", "left_out", b"left_out", "name", b"name", "reason", b"reason", "rule_id", b"rule_id", "span", b"span", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from pagewire.store.v1 import operation_service_pb2 as store_pb
 from pagewire.type.v1 import decision_pb2 as pb
 from pagewire_webhook.operator.listing import Listed, PageListing, next_token
 from pagewire_webhook.operator.operation import Operation
-from pagewire_webhook.operator.rule_json import TRIGGERS, Trigger
+from pagewire_webhook.operator.rule_json import TRIGGERS, LeftOut, Trigger, left_out_json
 from pagewire_webhook.operator.values import Id, Time, Words, time_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     fired: bool
     reason: Annotated[str, Meta(description="A stable word.")]
+    left_out: Annotated[
+        list[LeftOut], Meta(description="What the rule could not do with this event.")
+    ]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +88,11 @@ def decision_json(decision: pb.Decision) -> Decision:
         reason=decision.reason,
         rules=[
             Verdict(
-                rule_id=rule.rule_id, version=rule.version, fired=rule.fired, reason=rule.reason
+                rule_id=rule.rule_id,
+                version=rule.version,
+                fired=rule.fired,
+                reason=rule.reason,
+                left_out=left_out_json(rule),
             )
             for rule in decision.rules
         ],

@@ -156,6 +156,18 @@ def _detail_proto(detail: Content | Text | Hiding | Label, where: str) -> Messag
             return pb.LabelAction(name=name)
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """An action that cannot apply to an event."""
+
+    action: Annotated[str, Meta(description="As the rule has it: add_label, …")]
+    reason: Annotated[str, Meta(description="A stable word.")]
+
+
+def left_out_json(verdict: pb.RuleVerdict) -> list[LeftOut]:
+    """What was left out of a rule, as the API shows it."""
+    return [LeftOut(each.action, each.reason) for each in verdict.left_out]
+
+
 def rule_json(rule: pb.Rule) -> Rule:
     """The rule as the API shows it, with every default filled in."""
     return Rule(

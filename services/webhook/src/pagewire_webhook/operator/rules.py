@@ -15,9 +15,11 @@ from pagewire_webhook.operator.operation import Operation
 from pagewire_webhook.operator.rule_json import (
     TRIGGERS,
     Action,
+    LeftOut,
     Rule,
     Trigger,
     action_json,
+    left_out_json,
     rule_json,
     rule_proto,
 )
@@ -62,6 +64,9 @@ class Considered(msgspec.Struct, frozen=True, kw_only=True):
     fired: bool
     reason: Annotated[str, Meta(description="A stable word.")]
     span: Span | None
+    left_out: Annotated[
+        list[LeftOut], Meta(description="What the rule cannot do with such an event.")
+    ]
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,4 +165,5 @@ def _considered(verdict: pb.RuleVerdict) -> Considered:
         fired=verdict.fired,
         reason=verdict.reason,
         span=span,
+        left_out=left_out_json(verdict),
     )
