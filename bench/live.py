@@ -21,7 +21,8 @@ import psycopg
 from bench.figures import Goal, Measure, Suite, percentile, rotated
 from bench.generator import generating
 from bench.loads import ACK_RATE, ASK_RATE, ASKING, BATCH, FULL, KNEE_P99_MS, QUICK, Lengths, Loads
-from bench.peers.direct_writes import ThreeStatements
+from bench.peers import direct_writes
+from bench.peers.direct_writes import Transactions
 from bench.processes import cpu_seconds, family, memory_mib
 from bench.receivers import Pagewire, Receiver, StraightLine, new_database, straight_line
 from bench.store import connect_pages, driven, read
@@ -105,7 +106,7 @@ async def _rounds(
     loads: Loads,
     ours: Pagewire,
     peer: StraightLine,
-    writers: ThreeStatements,
+    writers: Transactions,
     lengths: Lengths,
     found: Rounds,
 ) -> None:
@@ -189,14 +190,14 @@ async def _connected(url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
 
 
 @contextlib.asynccontextmanager
-async def _connected_writers(system: System) -> AsyncIterator[ThreeStatements]:
+async def _connected_writers(system: System) -> AsyncIterator[Transactions]:
     """Bare writers on a database of their own."""
     url = new_database(system.env["DATABASE_URL"], "bare_sql")
     await asyncio.to_thread(migrate, url)
     async with contextlib.AsyncExitStack() as stack:
         writers = [await stack.enter_async_context(_connected(url)) for _ in range(WRITERS)]
         await connect_pages(writers[0])
-        yield ThreeStatements(writers)
+        yield Transactions(writers, direct_writes.THREE)
 
 
 def _measures(found: Rounds) -> list[Measure]:

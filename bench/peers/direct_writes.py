@@ -1,7 +1,8 @@
 """The rows that Ingest writes for a message, written without it: a transaction a webhook, or bare.
 
-`ThreeStatements` is what most receivers do. `BareCoalescer` is the limit: the same rows of all
-that wait in one statement that checks nothing, so that nothing in Python can be quicker.
+`Transactions` are what most receivers do, by a statement a table or by as few as go.
+`BareCoalescer` is the limit: the same rows of all that wait in one statement that checks nothing,
+so that nothing in Python can be quicker.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import psycopg
 from pagewire.store.v1.ingest_service_pb2 import Delivery
 from pagewire_runtime.coalescing import Coalescer
 
+_DELIVERY = b"""
+insert into delivery (delivery_id, received_at, signed_by, body, events, outcome)
+values (%(delivery_id)s, %(received_at)s, 'app', %(body)s, 1, 'parsed')
+"""
+_LANE = b"""
+insert into lane as l (page_id, lane, pending, pending_since)
+values (%(page_id)s, %(lane)s, 1, clock_timestamp())
+on conflict (page_id, lane) do update set pending = l.pending + 1
+"""
 _EVENT = b"""
-with d as (
-    insert into delivery (delivery_id, received_at, signed_by, body, events, outcome)
-    values (%(delivery_id)s, %(received_at)s, 'app', %(body)s, 1, 'parsed')
-), l as (
-    insert into lane as l (page_id, lane, pending, pending_since)
-    values (%(page_id)s, %(lane)s, 1, clock_timestamp())
-    on conflict (page_id, lane) do update set pending = l.pending + 1
-)
 insert into event (
     page_id, event_key, event_id, number, lane, kind, trigger, source, person_id, event_time,
     received_at, delivery_id, state, detail)
@@ -34,6 +36,7 @@ select %(page_id)s, %(event_key)s, n, n, %(lane)s, 1, 1, 1, %(person_id)s, %(eve
 from nextval('event_number') n
 on conflict (page_id, event_key) do nothing
 """
+_ARRIVAL = b"with d as (" + _DELIVERY + b"), l as (" + _LANE + b")" + _EVENT
 _CONVERSATION = b"""
 insert into conversation as c
     (page_id, participant_id, updated_at, snippet, unread_count, last_inbound_at)
@@ -120,12 +123,21 @@ class Row:
         )
 
 
-class ThreeStatements:
-    """A transaction of three statements a webhook, over a pool of connections."""
+A_TABLE = (_DELIVERY, _LANE, _EVENT, _CONVERSATION, _MESSAGE)
+"""A statement a table, in the order in which the tables need each other."""
+THREE = (_ARRIVAL, _CONVERSATION, _MESSAGE)
+"""The same with what can be merged merged."""
 
-    def __init__(self, connections: Sequence[psycopg.AsyncConnection[Any]]) -> None:
+
+class Transactions:
+    """A transaction of some statements a webhook, over a pool of connections."""
+
+    def __init__(
+        self, connections: Sequence[psycopg.AsyncConnection[Any]], statements: Sequence[bytes]
+    ) -> None:
         self._free = list(connections)
         self._turn = asyncio.Semaphore(len(connections))  # who waits longest comes next
+        self._statements = statements
 
     async def store(self, delivery: Delivery) -> None:
         row = vars(Row.of(delivery))
@@ -133,9 +145,8 @@ class ThreeStatements:
             connection = self._free.pop()
             try:
                 async with connection.transaction():
-                    await connection.execute(_EVENT, row)
-                    await connection.execute(_CONVERSATION, row)
-                    await connection.execute(_MESSAGE, row)
+                    for statement in self._statements:
+                        await connection.execute(statement, row)
             finally:
                 self._free.append(connection)
 

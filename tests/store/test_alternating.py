@@ -14,24 +14,30 @@ from tests.support.servers import migrated_template, module_database_url, postgr
 __all__ = ["desk", "migrated_template", "module_database_url", "postgres_server"]
 
 
+LONGEST_PAUSE = 300
+"""Seconds; before the next attempt."""
+
+
 async def not_found(desk: Desk, tag: str) -> None:
-    """Nobody knows of this attempt, and two looks in their time find nothing."""
+    """Nobody knows of this attempt, two looks in their time find nothing, and its pause is over."""
     assert await desk.record(tag, VERDICT_UNCERTAIN, reason="timeout") == "uncertain"
     for _ in range(2):
         await desk.pass_time(290)
         assert len(await desk.look()) == 1
         await desk.found(tag, clean=True)
+    await desk.pass_time(LONGEST_PAUSE)
     await desk.sweep()
 
 
 async def no_echo(desk: Desk, tag: str) -> None:
-    """Nobody knows of this private reply, and no echo comes."""
+    """Nobody knows of this private reply, no echo comes, and its pause is over."""
     assert await desk.record(tag, VERDICT_UNCERTAIN, reason="timeout") == "uncertain"
     while await desk.sweep():
         pass
-    await desk.pass_time(21)
-    while await desk.sweep():
-        pass
+    for seconds in (21, LONGEST_PAUSE):
+        await desk.pass_time(seconds)
+        while await desk.sweep():
+            pass
 
 
 PRIVATE = Action(private_reply=ReplyContent(text="10 euro"))
@@ -40,10 +46,10 @@ PRIVATE = Action(private_reply=ReplyContent(text="10 euro"))
 @pytest.mark.parametrize(
     ("trigger", "age", "action", "goes_on", "attempts"),
     [
-        # An hour of its day is left, and each attempt takes 580 seconds.
-        (message, 23 * 3600, says(), not_found, 7),
-        # 95 seconds of its seven days less five minutes, at 21 each.
-        (comment, 7 * 86_400 - 395, PRIVATE, no_echo, 5),
+        # An hour of its day is left; each attempt takes 580 seconds, and the pause after it.
+        (message, 23 * 3600, says(), not_found, 5),
+        # 1,400 seconds of its seven days less five minutes, at 21 each and the pause.
+        (comment, 7 * 86_400 - 1_700, PRIVATE, no_echo, 5),
     ],
     ids=["message", "private reply"],
 )

@@ -19,7 +19,7 @@ from pagewire.store.v1.page_service_pb2_grpc import (
 from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER, Page
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire_runtime.errors import Kind, Refusal
-from pagewire_store import backlogs, outbox, page_servicer
+from pagewire_store import backlogs, outbox, page_servicer, pages
 from pagewire_store.database import in_transaction
 from pagewire_store.page_servicer import PageServicer
 from tests.support.desk import (
@@ -368,3 +368,39 @@ async def test_nothing_of_before_is_handed_out_and_nothing_lost_while_all_goes_o
     assert busy.replies == []
     assert [row.state for row in old] == ["done"] * 40
     assert sorted(row.event_key for row in live) == sorted(f"message:{m}" for m in busy.received)
+
+
+async def test_disconnecting_ends_pending_events_declined(desk: Desk) -> None:
+    await desk.receive(message("m_1"), message("m_2"))
+    (lane,) = await desk.claim_lanes()
+
+    await in_transaction(
+        desk.pools.general,
+        lambda connection: backlogs.end_some(connection, PAGE),
+    )
+
+    repeat = await desk.commit(decided(lane, matched(), matched()))
+    assert (await desk.rows.one("select pending from lane")).pending == 0
+    assert [
+        tuple(row) for row in await desk.rows.query("select outcome, reason from decision")
+    ] == [("declined", "page_disconnected")] * 2
+    assert [one.reason for one in repeat.results[0].decisions] == ["page_disconnected"] * 2
+    assert await desk.rows.query("select * from outbox") == []
+
+
+async def test_disconnecting_leaves_the_rest_of_a_long_backlog_to_the_next_claim(
+    desk: Desk,
+) -> None:
+    await desk.receive(*(message(f"m_{n}", person=f"{n % 2}") for n in range(4)))
+
+    async def disconnect(connection: Any) -> None:
+        await pages.disconnect(connection, PAGE)
+        await backlogs.end_some(connection, PAGE)
+
+    await in_transaction(desk.pools.general, disconnect)
+    at_once = await desk.rows.query("select from decision where reason = 'page_disconnected'")
+    claimed = await desk.claim_lanes()
+
+    ended = await desk.rows.query("select from decision where reason = 'page_disconnected'")
+    pending = await desk.rows.query("select from lane where pending > 0")
+    assert (len(at_once), claimed, len(ended), pending) == (3, [], 4, [])

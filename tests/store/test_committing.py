@@ -31,7 +31,7 @@ from pagewire.type.v1.rule_pb2 import (
 )
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument
-from pagewire_store import committing, ids, pages
+from pagewire_store import committing, ids
 from pagewire_store.database import in_transaction
 from tests.support.desk import (
     PAGE,
@@ -644,42 +644,6 @@ async def test_an_event_that_is_not_parked_is_not_retried(desk: Desk) -> None:
 
     assert not done
     assert (await desk.rows.one("select pending from lane")).pending == 1
-
-
-async def test_disconnecting_ends_pending_events_declined(desk: Desk) -> None:
-    lane = await claimed(desk, message("m_1"), message("m_2"))
-
-    await in_transaction(
-        desk.pools.general,
-        lambda connection: committing.decline_pending(connection, PAGE, "page_disconnected"),
-    )
-
-    repeat = await desk.commit(decided(lane, matched(), matched()))
-    assert (await desk.rows.one("select pending from lane")).pending == 0
-    assert [tuple(row) for row in await desk.rows.query(DECISION)] == [
-        ("declined", "page_disconnected")
-    ] * 2
-    assert [one.reason for one in repeat.results[0].decisions] == ["page_disconnected"] * 2
-    assert await desk.rows.query("select * from outbox") == []
-
-
-async def test_disconnecting_leaves_the_rest_of_a_long_backlog_to_the_next_claim(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(committing, "DECLINED_AT_ONCE", 3)
-    await desk.receive(*(message(f"m_{n}", person=f"{n % 2}") for n in range(4)))
-
-    async def disconnect(connection: Any) -> None:
-        await pages.disconnect(connection, PAGE)
-        await committing.decline_pending(connection, PAGE, "page_disconnected")
-
-    await in_transaction(desk.pools.general, disconnect)
-    at_once = await desk.rows.query("select from decision where reason = 'page_disconnected'")
-    claimed = await desk.claim_lanes()
-
-    ended = await desk.rows.query("select from decision where reason = 'page_disconnected'")
-    pending = await desk.rows.query("select from lane where pending > 0")
-    assert (len(at_once), claimed, len(ended), pending) == (2, [], 4, [])
 
 
 async def test_many_lanes_of_several_pages_are_committed_together(desk: Desk) -> None:

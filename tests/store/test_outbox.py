@@ -427,6 +427,7 @@ async def test_an_older_attempts_acceptance_ends_the_reply_that_is_sent_again(de
     first = await desk.answer(message())
     await desk.record(first.tag, VERDICT_UNCERTAIN, reason="timeout")
     await twice_clean(desk, first.tag)
+    await desk.pass_time(2)
     (second,) = await desk.claim_replies()
 
     state = await desk.record(first.tag, VERDICT_ACCEPTED, mid="m_first")
@@ -514,6 +515,7 @@ async def test_two_clean_looks_make_it_ready_and_it_is_known_to_have_been_uncert
 
     second = await desk.found(reply.tag, clean=True)
 
+    await desk.pass_time(2)
     (again,) = await desk.claim_replies()
     assert (first, second) == ("uncertain", "ready")
     assert again.after_uncertain

@@ -14,14 +14,15 @@ from pagewire.store.v1.outbox_service_pb2 import (
     VERDICT_UNCERTAIN,
     ClaimedReply,
 )
+from pagewire.type.v1.event_pb2 import Event
 from pagewire.type.v1.reply_pb2 import ReplyContent
-from pagewire.type.v1.rule_pb2 import Action, HideAction
+from pagewire.type.v1.rule_pb2 import Action, Candidate, HideAction
 from pagewire_runtime import metrics
 from pagewire_store import outbox, settling
 from pagewire_store import pages as pages_
 from pagewire_store.database import driver, in_transaction
 from pagewire_store.settling import Ending
-from pagewire_store.transitions import Signal
+from pagewire_store.transitions import Signal, backoff
 from pagewire_store.trips import within
 from tests.support.desk import (
     PAGE,
@@ -209,9 +210,52 @@ async def test_a_private_reply_without_an_echo_is_tried_again_and_known_to_be(de
 
     await desk.sweep()
 
+    await desk.pass_time(2)
     (again,) = await desk.claim_replies()
     assert early == 0
     assert (again.reply_id, again.after_uncertain) == (reply.reply_id, True)
+
+
+class NearlyOne(random.Random):
+    """Chance, as it makes the longest pauses."""
+
+    def random(self) -> float:
+        return 0.999
+
+
+@pytest.mark.parametrize("attempt", [3, 6, 20])
+@pytest.mark.parametrize(
+    ("trigger", "rule"),
+    [(message, candidate()), (comment, PRIVATE)],
+    ids=["two clean looks", "no echo"],
+)
+async def test_what_nobody_can_tell_the_end_of_waits_the_longer_the_more_often_it_was_tried(
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    trigger: Callable[[], Event],
+    rule: Candidate,
+    attempt: int,
+) -> None:
+    monkeypatch.setattr("pagewire_store.settling.random", NearlyOne())
+    pause = backoff(attempt, NearlyOne().random()).total_seconds()
+    await desk.receive(trigger())
+    await desk.decide(matched(rule))
+    await desk.rows.query("update outbox set attempt = :tried", tried=attempt - 1)
+    (reply,) = await desk.claim_replies()
+    await desk.record(reply.tag, VERDICT_UNCERTAIN, reason="timeout")
+    for _ in range(2):
+        await desk.pass_time(60)
+        for _ in await desk.look():
+            await desk.found(reply.tag, clean=True)
+    await desk.sweep()
+
+    await desk.pass_time(pause - 4)
+    early = await desk.claim_replies()
+    await desk.pass_time(4)
+    (again,) = await desk.claim_replies()
+
+    assert early == []
+    assert (reply.attempt, again.attempt, again.after_uncertain) == (attempt, attempt + 1, True)
 
 
 async def test_already_replied_after_a_private_reply_was_uncertain_means_sent(desk: Desk) -> None:
@@ -219,6 +263,7 @@ async def test_already_replied_after_a_private_reply_was_uncertain_means_sent(de
     await desk.record(reply.tag, VERDICT_UNCERTAIN, reason="timeout")
     await desk.pass_time(21)
     await desk.sweep()
+    await desk.pass_time(2)
     (again,) = await desk.claim_replies()
 
     state = await desk.record(again.tag, VERDICT_ACCEPTED, reason="already_replied")

@@ -125,11 +125,11 @@ class Row:
         self.clean_looks, self.look_lease_until = self.clean_looks + 1, None
         self.look_due_at = max(self.started_at + SECOND_LOOK, now + BETWEEN_LOOKS)
         if self.clean_looks == 2:
-            self.try_again()
+            self.try_again(now)
 
-    def try_again(self) -> None:
+    def try_again(self, now: float) -> None:
         """It was sought as far as it can be."""
-        self.put_back()
+        self.put_back(now + LONGEST_PAUSE)
         self.reply.after_uncertain = True
 
     def handed_out(self) -> ClaimedReply:
@@ -326,7 +326,7 @@ class FakeOutbox:
         if row.state == "ready" and row.reply.expire_time.ToDatetime(UTC) <= self._time():
             row.state = "expired"
         if row.state == "uncertain" and private and row.look_due_at <= now:
-            row.try_again()
+            row.try_again(now)
         if row.state == "uncertain" and not blocked and row.uncertain_at + PATIENCE <= now:
             row.state = "parked"
 

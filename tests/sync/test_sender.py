@@ -237,6 +237,7 @@ async def test_a_private_reply_that_was_made_though_nobody_knew_is_found_out_by_
         await meta.outbox.settled(1)
         assert meta.outbox.state(1) == "uncertain"
         meta.outbox.pass_time(21)
+        meta.outbox.pass_time(300)
         await meta.outbox.settled(1)
 
     outcome = meta.outbox.outcome(1)

@@ -48,8 +48,6 @@ from pagewire_store.trips import Said, ended, within
 LaneKey = tuple[str, str]
 
 REPLIES_A_MINUTE = 30
-DECLINED_AT_ONCE = 1000
-"""Events that disconnecting their page ends in its own transaction, which must be short."""
 
 log = get_logger(__name__)
 
@@ -787,33 +785,6 @@ def _decision_from(row: _Before) -> Decision:
     )
 
 
-_PENDING_LANES = """
-select lane from lane
-where page_id = %(page_id)s and pending > 0 and lane in (
-    select lane from (
-        select lane, sum(pending) over (order by lane) as events from lane
-        where page_id = %(page_id)s and pending > 0
-    ) l where events <= %(at_most)s)
-order by lane for update
-"""
-
-_DECLINE = """
-with ended as (
-    update event set state = 'done'
-    where page_id = %(page_id)s and lane = any(%(lanes)s::text[]) and state = 'pending'
-    returning *
-)
-insert into decision (page_id, event_id, trigger, outcome, reason, verdicts, book_version,
-    received_at, stored_at)
-select page_id, event_id, trigger, 'declined', %(reason)s, '', 0, received_at, stored_at
-from ended on conflict (page_id, event_id) do nothing
-"""
-
-_EMPTY_LANES = """
-update lane set pending = 0, pending_since = null
-where page_id = %(page_id)s and lane = any(%(lanes)s::text[])
-"""
-
 _PARKED = """
 select lane from event
 where page_id = %(page_id)s and event_id = %(event_id)s and state = 'parked'
@@ -838,20 +809,6 @@ update lane set pending = pending + 1,
     pending_since = coalesce(pending_since, %(received_at)s)
 where page_id = %(page_id)s and lane = %(lane)s
 """
-
-
-async def decline_pending(connection: AsyncConnection, page_id: str, reason: str) -> None:
-    """Ends the pending events of a page declined, in the transaction that disconnects it.
-
-    At most `DECLINED_AT_ONCE`, lane by lane: of a longer backlog the other lanes end when they are
-    claimed, as does what an ingest brings that saw it connected still.
-    """
-    raw = await driver(connection)
-    values: dict[str, Any] = {"page_id": page_id, "reason": reason, "at_most": DECLINED_AT_ONCE}
-    locked = await raw.execute(_PENDING_LANES, values)
-    values["lanes"] = [row[0] for row in await locked.fetchall()]
-    for statement in (_DECLINE, _EMPTY_LANES):
-        await raw.execute(statement, values)
 
 
 async def retry_parked_event(connection: AsyncConnection, page_id: str, number: int) -> bool:

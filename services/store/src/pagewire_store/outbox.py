@@ -322,7 +322,8 @@ async def fail_unsent(
 ) -> None:
     """Fails what waits to be sent for a page that is being disconnected, in its transaction.
 
-    Of a long queue, the first `CHUNK`: nobody is handed the rest, and the sweep fails it.
+    Of a long queue, the first `CHUNK`: nobody is handed the rest, which the sweep fails, or the
+    page's next connecting.
     """
     raw = await driver(connection)
     values = {"page_id": page_id, "at_most": CHUNK}

@@ -24,8 +24,8 @@ _MAC_BYTES = 16
 ANSWER_BYTES = 4 * 2**20
 """What one answer carries of a list: callers take messages of 5 MiB."""
 
-# The longest position names a time and an id of 512 characters.
-_TOKEN_MAX = 2048
+# The longest position names a time and an id of 512 characters; whatever an id may hold, it fits.
+_TOKEN_MAX = 8192
 
 Position = Sequence[str | int]
 """The values of a list's order at the last row that was handed out."""

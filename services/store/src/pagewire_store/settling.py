@@ -531,7 +531,7 @@ def _put_back(row: _Row, signal: Signal, ending: Ending, now: datetime) -> None:
     _ground(row, State.READY, ending.reason)
     if signal in (Signal.LAST_CLEAN_LOOK, Signal.NO_ECHO):
         row.uncertain_before = True
-    elif signal is not Signal.BLOCKED:
+    if signal is not Signal.BLOCKED:
         pause = ending.retry_after or backoff(row.attempt, random.random())  # noqa: S311  # no secret
         row.not_before = now + pause
 
