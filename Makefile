@@ -15,7 +15,7 @@ DOCKERFILES := $(SERVICES:%=services/%/Dockerfile) simulator/Dockerfile
 export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test up check bench clean lint types format protos fresh contracts \
+.PHONY: help demo test up check bench faults clean lint types format protos fresh contracts \
     release-contracts alone containers addresses lock
 
 help:
@@ -40,7 +40,7 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 
 ## The commands. `exec`: a signal that make passes on reaches the launcher itself.
 
-demo: $(VENV)/run.stamp ## the whole system for a minute, on throw-away servers, with a simulated Meta
+demo: $(VENV)/run.stamp ## the whole system for half a minute, on throw-away servers, with a simulated Meta
 	@exec $(BIN)/python -m pagewire_cli.demo $(ARGS)
 
 up: $(VENV)/run.stamp ## the system, staying up, on embedded servers or on DATABASE_URL, REDIS_URL, …
@@ -51,6 +51,9 @@ test: $(VENV)/dev.stamp ## the whole test suite; ARGS="tests/store -k claim" for
 
 bench: $(VENV)/dev.stamp ## the benchmarks; SUITE=edge, live, … for one of them
 	@exec $(BIN)/python -m bench $(SUITE)
+
+faults: $(VENV)/dev.stamp ## faults at random under load, then the promises checked; SEED=, MINUTES=
+	@exec $(BIN)/python -m faults $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 check: lint types fresh contracts containers addresses alone ## everything but the tests
 

@@ -1,8 +1,8 @@
 """The load generator: a process that plays Meta, told by lines of JSON what to send.
 
 An open loop sends when a request is due, however long the answers take, and counts from when it
-was due: a late start is the server's latency or the generator's, never left out. A closed loop
-keeps so many connections busy.
+was due: a late start is the server's latency or the generator's, never left out; a connection that
+is closed on it is replaced. A closed loop keeps so many connections busy.
 """
 
 from __future__ import annotations
@@ -90,9 +90,11 @@ class Outcome(msgspec.Struct, kw_only=True):
 class Connection(asyncio.Protocol):
     """One kept-alive connection with at most one request under way."""
 
-    _heads: ClassVar[dict[bytes, tuple[int, int]]] = {}  # shared: servers repeat their heads
+    # Shared: servers repeat their heads.
+    _heads: ClassVar[dict[bytes, tuple[int, int, bool]]] = {}
 
-    def __init__(self) -> None:
+    def __init__(self, lost: Callable[[], None] = lambda: None) -> None:
+        self._lost = lost
         self._transport: asyncio.Transport | None = None
         self._answered: Callable[[Connection, int], None] | None = None
         self._received = b""
@@ -116,9 +118,11 @@ class Connection(asyncio.Protocol):
         received = self._received + data if self._received else data
         head, found, rest = received.partition(b"\r\n\r\n")
         if found:
-            status, length = self._heads.get(head) or self._read(head)
+            status, length, is_last = self._heads.get(head) or self._read(head)
             if len(rest) >= length:
                 self._received = b""
+                if is_last:
+                    self.close()
                 self._end(status)
                 return
         self._received = received
@@ -126,19 +130,22 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
         self._end(0)
+        self._lost()
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+            self._transport = None
 
     def _end(self, status: int) -> None:
         answered, self._answered = self._answered, None
         if answered is not None:
             answered(self, status)
 
-    def _read(self, head: bytes) -> tuple[int, int]:
+    def _read(self, head: bytes) -> tuple[int, int, bool]:
         length = _LENGTH.search(head)
-        found = int(head[9:12]), int(length[1]) if length else 0
+        is_last = b"\r\nconnection: close" in head.lower()
+        found = int(head[9:12]), int(length[1]) if length else 0, is_last
         if len(self._heads) > 100:  # a server's date makes a new one each second
             self._heads.clear()
         self._heads[head] = found
@@ -195,20 +202,34 @@ class Tally:
 async def open_loop(job: Open) -> Outcome:
     requests = _requests(job.traffic, job.target)
     due = poisson(job.rate, job.requests, job.seed)
-    async with _connected(job.target) as connections:
+    async with _connected(job.target, lambda: is_lost()) as connections:
         free, waiting = deque(connections), deque[int]()
+        replacing, over = set[asyncio.Task[None]](), asyncio.Event()
         tally = Tally(due, left=len(due))
+
+        def is_free(connection: Connection) -> None:
+            if waiting:
+                send(connection, waiting.popleft())
+            else:
+                free.append(connection)
+
+        def is_lost() -> None:
+            if over.is_set():
+                return
+            replacing.add(task := asyncio.create_task(replace()))
+            task.add_done_callback(replacing.discard)
+
+        async def replace() -> None:
+            with contextlib.suppress(OSError):
+                connections.append(await _connection(job.target, is_lost))
+                is_free(connections[-1])
 
         def send(connection: Connection, number: int) -> None:
             def answered(connection: Connection, status: int) -> None:
                 tally.end(number, status)
                 tally.less()
-                if not connection.is_open:
-                    return
-                if waiting:
-                    send(connection, waiting.popleft())
-                else:
-                    free.append(connection)
+                if connection.is_open:
+                    is_free(connection)
 
             connection.send(requests[number % len(requests)], answered)
 
@@ -225,6 +246,9 @@ async def open_loop(job: Open) -> Outcome:
         pace.start()
         outcome = await tally.outcome(due[-1] + PATIENCE)
         pace.join()
+        over.set()
+        for task in replacing:
+            task.cancel()
     return outcome
 
 
@@ -268,13 +292,12 @@ async def closed_loop(job: Closed) -> Outcome:
 
 
 @contextlib.asynccontextmanager
-async def _connected(target: Target) -> AsyncIterator[list[Connection]]:
-    """Its connections, within the block; in it no garbage is collected."""
-    loop = asyncio.get_running_loop()
-    connections = [
-        (await loop.create_connection(Connection, "127.0.0.1", target.port))[1]
-        for _ in range(target.connections)
-    ]
+async def _connected(
+    target: Target, lost: Callable[[], None] = lambda: None
+) -> AsyncIterator[list[Connection]]:
+    """Its connections, within the block; in it no garbage is collected. `lost` hears of each that
+    the server closes."""
+    connections = [await _connection(target, lost) for _ in range(target.connections)]
     gc.collect()
     gc.disable()
     try:
@@ -283,6 +306,12 @@ async def _connected(target: Target) -> AsyncIterator[list[Connection]]:
         gc.enable()
         for connection in connections:
             connection.close()
+
+
+async def _connection(target: Target, lost: Callable[[], None]) -> Connection:
+    loop = asyncio.get_running_loop()
+    made = await loop.create_connection(lambda: Connection(lost), "127.0.0.1", target.port)
+    return made[1]
 
 
 def _requests(traffic: Traffic, target: Target) -> list[bytes]:

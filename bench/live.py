@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from bench.generator import generating
 from bench.loads import ACK_RATE, ASK_RATE, ASKING, BATCH, FULL, KNEE_P99_MS, QUICK, Lengths, Loads
 from bench.peers import direct_writes
 from bench.peers.direct_writes import Transactions
-from bench.processes import cpu_seconds, family, memory_mib
+from bench.processes import TICK, cpu_ticks, family, memory_mib, percent_of_core
 from bench.receivers import Pagewire, Receiver, StraightLine, new_database, straight_line
 from bench.store import connect_pages, driven, read
 from bench.world import PEOPLE, World
@@ -62,14 +62,14 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
     async with (
         running(folder / "system") as system,
         SimulatorClient(system.addresses["simulator"]) as meta,
-        _connected(system.env["DATABASE_URL"]) as database,
+        _connected(system.servers["postgres"].url) as database,
     ):
         world = World(meta)
         await world.prepare()
         ours = Pagewire(system, await world.pages(PAGE_COUNT, 0), database)
         await ours.prepare()
-        notes = [await _idle(system, lengths.idle_seconds, found)]
-        peer_url = new_database(system.env["DATABASE_URL"], "straight_line")
+        notes = [await _idle(system, lengths, found)]
+        peer_url = new_database(system.servers["postgres"].url, "straight_line")
         pages = await world.pages(PAGE_COUNT, 50)
         log = folder / "straight-line.log"
         with (
@@ -82,10 +82,8 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
             ):
                 peer = StraightLine(port, pages, peer_database)
                 loads = Loads(generator, world, system.env["META_APP_SECRET"], lengths)
-                await _rounds(loads, ours, peer, writers, lengths, found)
+                await _rounds(system, loads, ours, peer, writers, lengths, found)
                 notes += [await _busy(system, loads, ours, found), *_incidents(loads)]
-        for service in SERVICES:
-            found.add(f"memory_{service}", OURS, memory_mib(system.process(service).pid))
     return Suite("live", _measures(found), [*notes, *_NOTES])
 
 
@@ -103,6 +101,7 @@ def _incidents(loads: Loads) -> list[str]:
 
 
 async def _rounds(
+    system: System,
     loads: Loads,
     ours: Pagewire,
     peer: StraightLine,
@@ -120,6 +119,8 @@ async def _rounds(
         found.add("transactions", DISK, lengths.repeated / seconds)
         for name in rotated(list(receivers), turn):
             start[name] = await _round(loads, receivers[name], start[name], lengths, found)
+        for service in SERVICES:
+            found.add(f"memory_{service}", OURS, memory_mib(system.process(service).pid))
 
 
 async def _round(
@@ -151,27 +152,35 @@ class Consumers:
         self._pids["launcher"] = [os.getpid()]
         self._before = self._used()
 
-    def since(self) -> dict[str, float]:
-        """Seconds of CPU by process, since this was made."""
+    def since(self) -> dict[str, int]:
+        """Ticks of CPU by process, since this was made."""
         return {name: used - self._before[name] for name, used in self._used().items()}
 
-    def _used(self) -> dict[str, float]:
-        return {name: cpu_seconds(pids) for name, pids in self._pids.items()}
+    def _used(self) -> dict[str, int]:
+        return {name: cpu_ticks(pids) for name, pids in self._pids.items()}
 
 
-def _shares(what: str, seconds: dict[str, float], factor: float) -> str:
-    shares = ", ".join(f"{name} {used * factor:.2f}" for name, used in seconds.items())
+def _shares(what: str, ticks: Mapping[str, int], factor: float) -> str:
+    """`factor`: of what is shown, how much a second of CPU is."""
+    shares = ", ".join(f"{name} {used / TICK * factor:.2f}" for name, used in ticks.items())
     return f"{what}: {shares}"
 
 
-async def _idle(system: System, seconds: float, found: Rounds) -> str:
-    """What everything together uses while nothing happens; answers who uses it."""
+async def _idle(system: System, lengths: Lengths, found: Rounds) -> str:
+    """What everything together uses while nothing happens; answers who uses it.
+
+    As often as there are rounds, but before them all: what a load leaves behind for the database
+    to tidy up is no idleness.
+    """
     await asyncio.sleep(3)  # what connecting the pages set off is over
-    consumers = Consumers(system)
-    await asyncio.sleep(seconds)
-    used = consumers.since()
-    found.add("idle_cpu", OURS, sum(used.values()) / seconds * 100)
-    return _shares("idle, % of a core", used, 100 / seconds)
+    total: Counter[str] = Counter()
+    for _ in range(lengths.rounds):
+        consumers = Consumers(system)
+        await asyncio.sleep(lengths.idle_seconds)
+        used = consumers.since()
+        found.add("idle_cpu", OURS, percent_of_core(sum(used.values()), lengths.idle_seconds))
+        total.update(used)
+    return _shares("idle, % of a core", total, 100 / (lengths.idle_seconds * lengths.rounds))
 
 
 async def _busy(system: System, loads: Loads, ours: Pagewire, found: Rounds) -> str:
@@ -179,7 +188,7 @@ async def _busy(system: System, loads: Loads, ours: Pagewire, found: Rounds) -> 
     consumers = Consumers(system)
     count = len(await loads.ack(ours))
     used = consumers.since()
-    found.add("cpu_per_webhook", OURS, sum(used.values()) / count * 1000)
+    found.add("cpu_per_webhook", OURS, sum(used.values()) / TICK / count * 1000)
     return _shares(f"at {ACK_RATE} a second, ms of CPU a webhook", used, 1000 / count)
 
 
@@ -192,7 +201,7 @@ async def _connected(url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
 @contextlib.asynccontextmanager
 async def _connected_writers(system: System) -> AsyncIterator[Transactions]:
     """Bare writers on a database of their own."""
-    url = new_database(system.env["DATABASE_URL"], "bare_sql")
+    url = new_database(system.servers["postgres"].url, "bare_sql")
     await asyncio.to_thread(migrate, url)
     async with contextlib.AsyncExitStack() as stack:
         writers = [await stack.enter_async_context(_connected(url)) for _ in range(WRITERS)]

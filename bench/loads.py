@@ -31,13 +31,13 @@ class Lengths:
     rounds: int
     seconds: float
     step_seconds: float
-    idle_seconds: float
+    idle_seconds: int
     bodies: int
     """Of BATCH events each."""
     repeated: int
 
 
-FULL = Lengths(rounds=3, seconds=15, step_seconds=5, idle_seconds=20, bodies=20, repeated=3_000)
+FULL = Lengths(rounds=3, seconds=15, step_seconds=5, idle_seconds=7, bodies=20, repeated=3_000)
 QUICK = Lengths(rounds=1, seconds=3, step_seconds=2, idle_seconds=5, bodies=4, repeated=400)
 
 

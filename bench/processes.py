@@ -17,7 +17,8 @@ _CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, CLIENT_CORE = _CORES[0], _CORES[-1]
 """What is measured has a core of its own, if there are two."""
 
-_TICK = os.sysconf("SC_CLK_TCK")
+TICK = os.sysconf("SC_CLK_TCK")
+"""Ticks a second of the clock that counts CPU time."""
 _READY_WITHIN = 30.0
 _STOP_WITHIN = 10.0
 
@@ -97,14 +98,24 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """What they have used so far, and those of their children that have ended."""
+def cpu_ticks(pids: Iterable[int]) -> int:
+    """What they have used so far, and those of their children that have ended, in ticks."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += sum(map(int, fields[11:15]))
-    return total / _TICK
+    return total
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """The same in seconds."""
+    return cpu_ticks(pids) / TICK
+
+
+def percent_of_core(ticks: int, seconds: float) -> float:
+    """What so many ticks are of a core: rounded once, so that whole per cents are whole."""
+    return 100 * ticks / (TICK * seconds)
 
 
 def memory_mib(pid: int) -> float:

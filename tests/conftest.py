@@ -12,7 +12,7 @@ settings.load_profile("pagewire")
 OURS = (
     "META_", "GRAPH_", "DATABASE_", "REDIS_", "TOKEN_ENCRYPTION_", "API_KEYS", "SERVICE_TOKENS",
     "TLS_", "PUBLIC_BASE_URL", "FORWARDED_ALLOW_IPS", "PAGEWIRE_", "WEBHOOK_", "OPERATOR_",
-    "STORE_", "RULES_", "SYNC_", "ARCHIVE_", "METRICS_LISTEN", "LOG_LEVEL",
+    "STORE_", "RULES_", "SYNC_", "ARCHIVE_", "METRICS_LISTEN", "LOG_LEVEL", "FAULT",
 )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from pagewire.rules.v1.rule_service_pb2 import TryRulesResponse
 from pagewire.store.v1.operation_service_pb2 import (
+    SETTLEMENT_DROPPED,
+    SETTLEMENT_SENT,
     GetStatusResponse,
     PageStateCount,
     Parked,
@@ -506,6 +508,27 @@ def test_what_is_parked_is_listed_and_tried_again(
 
     assert "event: message, tried 8 times  poison" in capsys.readouterr().out
     assert held.retried == ["e-101-1"]
+
+
+def test_what_is_parked_is_ended_as_the_person_says(
+    held: Pagewire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["parked", "settle", "r-101-7", "--sent"])
+    main(["parked", "settle", "e-101-3", "--dropped"])
+
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["r-101-7 has ended: sent.", "e-101-3 has ended: dropped."]
+    assert held.settled == [("r-101-7", SETTLEMENT_SENT), ("e-101-3", SETTLEMENT_DROPPED)]
+
+
+def test_nothing_parked_is_ended_until_it_is_said_how(
+    held: Pagewire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["parked", "settle", "r-101-7"])
+
+    assert code == 2
+    assert "--sent" in capsys.readouterr().err
+    assert held.settled == []
 
 
 def test_a_service_that_does_not_answer_is_exit_3_with_what_to_do(

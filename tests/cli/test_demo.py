@@ -132,6 +132,12 @@ def test_every_claim_holds_where_all_went_as_it_should(seen: Evidence) -> None:
     assert broken(seen) == []
 
 
+def test_replies_that_have_no_id_yet_are_not_one_message_stored_twice(seen: Evidence) -> None:
+    waiting = replace(seen, stored_mids=[*seen.stored_mids, None, None])
+
+    assert broken(waiting) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "failure"),
     [

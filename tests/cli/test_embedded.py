@@ -129,6 +129,41 @@ def test_programs_that_the_servers_user_cannot_reach_are_copied_once(
     assert programs[0] == programs[1]
 
 
+def whoami(url: str) -> tuple[object, ...] | None:
+    with psycopg.connect(url) as connection:
+        return connection.execute(
+            "select rolname, rolsuper from pg_roles where rolname = current_user"
+        ).fetchone()
+
+
+def test_the_store_gets_two_logins_of_which_neither_is_the_superusers(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "postgres") as server:
+        store = whoami(server.settings["DATABASE_URL"])
+        owner = whoami(server.settings["DATABASE_OWNER_URL"])
+        with psycopg.connect(server.settings["DATABASE_OWNER_URL"]) as connection:
+            connection.execute("create table mine (a int)")
+        refused = pytest.raises(psycopg.errors.InsufficientPrivilege)
+        with psycopg.connect(server.settings["DATABASE_URL"]) as connection, refused:
+            connection.execute("select from mine")
+
+    assert store == ("pagewire_store", False)
+    assert owner == ("pagewire_owner", False)
+
+
+def test_what_the_superuser_made_before_is_handed_over_to_the_owner(folder: Path) -> None:
+    base = folder / "postgres"
+    with EmbeddedPostgres(base) as server, psycopg.connect(server.url) as superuser:
+        superuser.execute("create table old (a bigint generated always as identity, b serial)")
+        superuser.execute("create sequence drawn")
+    with (
+        EmbeddedPostgres(base) as server,
+        psycopg.connect(server.settings["DATABASE_OWNER_URL"]) as owner,
+    ):
+        owner.execute("alter table old add column c int")
+        owner.execute("drop table old")
+        owner.execute("drop sequence drawn")
+
+
 def test_a_second_start_finds_the_rows_of_the_first(folder: Path) -> None:
     with embedded_postgres(folder / "postgres", fsync="off") as url:
         write(url, 1)

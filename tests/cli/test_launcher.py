@@ -84,10 +84,12 @@ async def test_there_is_no_simulator_where_graph_is_given_or_nobody_wants_it(
 
 
 async def test_only_the_store_has_the_database_and_the_token_keys(tmp_path: Path) -> None:
-    async with running(tmp_path, services=STANDINS, env=ELSEWHERE):
+    owner = {"DATABASE_OWNER_URL": "postgresql://owner@db.invalid/x"}
+    async with running(tmp_path, services=STANDINS, env=ELSEWHERE | owner):
         seen = {name: settings_seen_by(tmp_path, name) for name in NAMES}
 
-    secret = {"DATABASE_URL", "TOKEN_ENCRYPTION_KEYS"}
+    secret = {"DATABASE_URL", "DATABASE_OWNER_URL", "TOKEN_ENCRYPTION_KEYS"}
+    assert secret <= seen["store"]
     assert {name for name in NAMES if seen[name] & secret} == {"store"}
     assert all({"SERVICE_TOKENS", "REDIS_URL"} <= names for names in seen.values())
 
@@ -275,6 +277,7 @@ def test_up_says_where_everything_is_and_a_signal_to_its_whole_group_ends_it_all
     assert addresses["PUBLIC_URL"] in said
     assert addresses["STORE_TARGET"] in said
     assert str(secretfile.path(folder)) in said
+    assert "console" not in said  # there is none yet
     assert not [name for name, value in secrets.items() if value in said]
     assert len(running_before) >= 8  # the launcher, two servers, five services
     assert code == 0

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagewire_cli.supervisor import (
+    HOPELESS,
     LONGEST_DELAY,
+    Deaths,
     NotReady,
     Process,
     Spec,
     Supervisor,
-    delay_before_restart,
     http_answers,
 )
 
@@ -150,16 +151,71 @@ async def test_a_process_told_to_stop_while_it_waits_to_be_started_again_stays_d
         assert not alive(process.pid)
 
 
-def test_the_first_death_costs_no_wait() -> None:
-    assert delay_before_restart(0) == 0
-    assert delay_before_restart(1) == 0
+QUICKLY, LATE = 0.1, 60.0
 
 
-@given(st.integers(min_value=1, max_value=1_000_000))
-def test_each_quick_death_makes_the_wait_longer_up_to_a_limit(deaths: int) -> None:
-    shorter, longer = delay_before_restart(deaths), delay_before_restart(deaths + 1)
+def delays(*lives: tuple[float, bool]) -> list[float]:
+    """The waits after lives of so many seconds, that became ready or not."""
+    deaths = Deaths()
+    return [deaths.delay_after(lived, was_ready=ready) for lived, ready in lives]
 
-    assert shorter < longer or shorter == longer == LONGEST_DELAY
+
+def test_the_first_death_costs_no_wait_and_quick_ones_after_it_a_quarter_of_a_second() -> None:
+    assert delays(*[(QUICKLY, True)] * 4) == [0, 0.25, 0.25, 0.25]
+    assert delays((QUICKLY, True), (QUICKLY, True), (LATE, True), (QUICKLY, True))[2:] == [0, 0]
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=200))
+def test_what_became_ready_now_and_then_is_there_again_well_within_a_second(
+    lives: list[tuple[float, bool]],
+) -> None:
+    unready = 0
+    for (_, ready), delay in zip(lives, delays(*lives), strict=True):
+        unready = 0 if ready else unready + 1
+        assert delay <= 0.25 or unready >= HOPELESS
+
+
+def test_what_never_becomes_ready_is_tried_ever_more_slowly_up_to_a_limit() -> None:
+    waits = delays(*[(QUICKLY, False)] * (HOPELESS + 20))
+
+    assert max(waits[: HOPELESS - 1]) == 0.25
+    assert waits[HOPELESS - 1 : HOPELESS + 2] == [0.5, 1, 2]
+    assert waits == sorted(waits)
+    assert waits[-1] == LONGEST_DELAY
+
+
+def test_one_life_that_is_ready_again_ends_the_patience_with_what_was_not() -> None:
+    hopeless = [(QUICKLY, False)] * (HOPELESS + 5)
+
+    *_, last = delays(*hopeless, (QUICKLY, True), (QUICKLY, False))
+
+    assert last == 0.25
+
+
+async def test_a_process_that_does_not_become_ready_any_more_is_tried_again_and_its_log_says_so(
+    tmp_path: Path,
+) -> None:
+    once = tmp_path / "once"
+    program = f"""
+import os, signal, sys
+if os.path.exists({str(once)!r}):
+    sys.exit("not again")
+open({str(once)!r}, "w").close()
+print("up", flush=True)
+signal.pause()
+"""
+    async with supervised(spec("one", program, tmp_path), logs=tmp_path) as supervisor:
+        process = supervisor.processes["one"]
+
+        await process.kill()
+        await until(lambda: len(process.exit_codes) > HOPELESS, within=60)
+        await until(lambda: process.log.read_text().endswith(" s\n"))
+
+        told = process.log.read_text().splitlines()[-1]
+        assert told == (
+            f"pagewire: one ended {HOPELESS} times without becoming ready;"
+            " it is started again in 0.5 s"
+        )
 
 
 async def test_a_process_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_log(

@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pagewire.store.v1.ingest_service_pb2 import DeliveryState
+from pagewire.store.v1.operation_service_pb2 import Replay
 from pagewire.type.v1.event_pb2 import EventKind, Source, Trigger
-from pagewire_store import echoes
-from pagewire_store.database import Pools
+from pagewire_store import echoes, operations
+from pagewire_store.database import Pools, in_transaction
 from pagewire_store.ingest import Ingestor
 from pagewire_store.waking import Waking
+from pagewire_webhook.deliveries import delivery_of
 from tests.support.bodies import (
     BODIES,
     EVENTS,
     HASH,
     IG,
     P2,
+    PAYLOADS,
+    RECEIVED_MS,
     UNREADABLE,
     Expected,
     P,
@@ -99,6 +104,47 @@ async def test_a_body_lands_in_the_store_as_it_was_read(
         " order by quarantine_id"
     )
     assert [tuple(row) for row in quarantined] == UNREADABLE.get(path.stem, [])
+
+
+@pytest.mark.parametrize("name", ["malformed_wrong_types", "malformed_mixed_good_bad"])
+async def test_a_body_in_quarantine_may_be_replayed_however_often(
+    ingestor: Ingestor, pools: Pools, rows: Rows, name: str
+) -> None:
+    raw = as_meta_sends(PAYLOADS / f"{name}.json")
+    await ingestor.ingest([read(raw, str(uuid.uuid4()))])
+    before = await kept(rows)
+
+    for _ in range(2):
+        (replay,) = await asked_for_again(pools)
+        again = delivery_of(
+            replay.body,
+            delivery_id=replay.delivery_id,
+            received_ms=RECEIVED_MS,
+            signed_by=replay.signed_by,
+            replay_of=replay.quarantine_id,
+        )
+        await ingestor.ingest([again])
+
+    assert await kept(rows) == before
+    assert before.open == len(UNREADABLE[name])
+
+
+async def asked_for_again(pools: Pools) -> list[Replay]:
+    """All that is in quarantine, as an operator asks for it and the dispatcher is given it."""
+
+    async def work(connection: AsyncConnection) -> list[Replay]:
+        await operations.request_replays(connection, [])
+        return await operations.claim_replays(connection, 10, timedelta(seconds=30))
+
+    return await in_transaction(pools.general, work)
+
+
+async def kept(rows: Rows) -> Any:
+    return await rows.one(
+        "select (select count(*) from delivery) as deliveries, (select count(*) from event)"
+        " as events, count(*) as noted, count(*) filter (where replayed_at is null) as open"
+        " from quarantine"
+    )
 
 
 async def landed(rows: Rows) -> list[tuple[Any, ...]]:

@@ -233,6 +233,22 @@ async def uncertain(outbox: Outbox) -> ClaimedReply:
     return claimed
 
 
+async def test_a_look_that_another_has_overtaken_counts_no_more(outbox: Outbox) -> None:
+    await outbox.put(1, lane="a")
+    claimed = await uncertain(outbox)
+    await outbox.pass_time(21)
+    (first,) = await look(outbox)
+    await found(outbox, claimed.tag, clean=True, clean_looks=first.clean_looks)
+    await outbox.pass_time(61)
+    (second,) = await look(outbox)
+
+    late = await found(outbox, claimed.tag, clean=True, clean_looks=first.clean_looks)
+    own = await found(outbox, claimed.tag, clean=True, clean_looks=second.clean_looks)
+
+    assert (first.clean_looks, second.clean_looks) == (0, 1)
+    assert (late, own) == ("uncertain", "ready")
+
+
 async def looked_for_twice(outbox: Outbox, tag: str) -> str:
     """Two looks in their time find nothing; the reply's state after them."""
     state = ""
@@ -843,7 +859,7 @@ async def test_the_fake_and_the_store_answer_the_same_whatever_happens(
 ) -> None:
     # By chance the store's pauses would end before the fake's, which are the longest.
     longest = timedelta(seconds=LONGEST_PAUSE)
-    monkeypatch.setattr("pagewire_store.settling.backoff", lambda attempt, chance: longest)
+    monkeypatch.setattr("pagewire_store.settling.backoff", lambda attempt, chance, most: longest)
     async with stored(desk) as held:
         pair = Pair([Faked(), held], random.Random(seed))
 

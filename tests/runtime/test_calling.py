@@ -1,5 +1,4 @@
 import asyncio
-import datetime
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -7,14 +6,12 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from pagewire_runtime.auth import caller
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Kind, Refusal, Unavailable
 from pagewire_runtime.tls import Tls
+from tests.support.authority import Authority
 
 from .conftest import READER_TOKEN, SYNC_TOKEN, Serve, stream, unary
 
@@ -161,58 +158,6 @@ async def test_a_stream_that_can_not_start_is_a_refusal(serve: Serve) -> None:
             await anext(aiter(stream(client)(b"")))
 
     assert refused.value.kind is Kind.UNAUTHENTICATED
-
-
-class Authority:
-    """A certificate authority in a folder."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        self._file = folder / f"{name}.pem"
-        self._file.write_bytes(_pem(self._certificate(self._name, self._key, None)))
-
-    def issue(self, *names: str) -> Tls:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
-        alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-        stem = self._folder / f"{self._file.stem}-{names[0]}"
-        cert_file, key_file = stem.with_suffix(".crt"), stem.with_suffix(".key")
-        cert_file.write_bytes(_pem(self._certificate(subject, key, alternatives)))
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return Tls(cert_file, key_file, self._file)
-
-    def _certificate(
-        self,
-        subject: x509.Name,
-        key: ec.EllipticCurvePrivateKey,
-        alternatives: x509.SubjectAlternativeName | None,
-    ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(alternatives is None, None), critical=True)
-        )
-        if alternatives is not None:
-            builder = builder.add_extension(alternatives, critical=False)
-        return builder.sign(self._key, hashes.SHA256())
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.fixture

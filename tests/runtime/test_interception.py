@@ -280,6 +280,27 @@ async def test_work_beyond_the_cap_is_cancelled_and_ends_with_the_deadline(
     assert (refused.value.kind, refused.value.reason) == (Kind.TRANSIENT, "DEADLINE_EXCEEDED")
 
 
+async def test_work_that_does_not_end_at_once_holds_up_no_answer(serve: Serve) -> None:
+    told, may_end = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(request: bytes, context: Any) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.set()
+            await may_end.wait()
+        raise AssertionError
+
+    async with serve(stubborn, deadline_cap=timedelta(seconds=0.05)) as echo:
+        with pytest.raises(Refusal) as refused:
+            await echo.unary(b"", timeout=10)
+        still_at_it = told.is_set() and not may_end.is_set()
+        may_end.set()
+
+    assert refused.value.reason == "DEADLINE_EXCEEDED"
+    assert still_at_it
+
+
 async def test_a_clients_own_deadline_cancels_the_handler_too(serve: Serve) -> None:
     cancelled = asyncio.Event()
 

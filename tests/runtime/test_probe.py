@@ -11,7 +11,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from pagewire_runtime import probe
 from tests.runtime.conftest import Serve
-from tests.runtime.test_calling import Authority
+from tests.support.authority import Authority
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal, refusal_from
-from pagewire_runtime.status import CODES, from_rpc_error, to_status
+from pagewire_runtime.status import CODES, UNREACHED, from_rpc_error, to_status
 
 WORDS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=40)
 
@@ -75,7 +75,20 @@ def test_a_status_without_details_has_its_codes_name_for_a_reason(
 
     refusal = from_rpc_error(error)
 
-    assert (refusal.kind, refusal.reason, refusal.message) == (kind, code.name, "why")
+    assert (refusal.kind, refusal.reason) == (kind, code.name)
+    assert refusal.message == (UNREACHED if kind is Kind.TRANSIENT else "why")
+
+
+def test_the_address_of_a_service_that_is_away_is_not_passed_on() -> None:
+    told = "last error: ipv4:10.0.0.7:50051: Failed to connect to remote host"
+    none = grpc.aio.Metadata()
+
+    refusal = from_rpc_error(
+        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, told, told)
+    )
+
+    assert "10.0.0.7" not in refusal.message
+    assert refusal.__cause__ is None
 
 
 def test_details_that_contradict_their_status_are_left_alone() -> None:

@@ -659,6 +659,23 @@ async def test_the_echo_comes_when_it_is_told_to(
     assert all(item["recipient"]["id"] == person for item in receiver.items)
 
 
+async def test_late_echoes_come_later_than_the_others(
+    simulator: SimulatorClient, page: AccountView, graph: GraphCaller, receiver: Receiver
+) -> None:
+    await simulator.webhook(receiver.url)
+    person = await person_of(simulator, page)
+    await simulator.wait(settled=True)
+    receiver.posts.clear()
+    await simulator.options(echo=Echoes(delay=0, late=1, late_by=0.2))
+
+    await graph.send(person, "late")
+    await simulator.options(echo=Echoes(delay=0))
+    await graph.send(person, "prompt")
+    await simulator.wait(settled=True)
+
+    assert [item["message"]["text"] for item in receiver.items] == ["prompt", "late"]
+
+
 async def test_the_echo_does_not_wait_for_a_slow_answer(
     simulator: SimulatorClient, page: AccountView, graph: GraphCaller, receiver: Receiver
 ) -> None:

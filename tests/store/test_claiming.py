@@ -2,6 +2,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
@@ -14,7 +15,7 @@ from pagewire.store.v1.lane_service_pb2 import (
 from pagewire.type.v1.event_pb2 import TRIGGER_MESSAGE
 from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER
 from pagewire_runtime import metrics
-from pagewire_runtime.errors import InvalidArgument
+from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_store.claiming import Claims
 from pagewire_store.database import Pools
 from pagewire_store.ids import event_id
@@ -441,3 +442,63 @@ async def test_a_malformed_claim_is_refused_and_names_the_field(
         await claims.claim(request_)
 
     assert refused.value.metadata == {"field": field}
+
+
+async def let_go(database: Database) -> None:
+    async with asyncio.timeout(20):
+        while await database.value("select count(*) from lane where lease_owner is not null"):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_claim_whose_read_is_repeated_hands_over_what_it_leased(
+    ingestor: Ingestor, claims: Claims, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await send(ingestor, "1")
+    read, failed = claims._read, list[int]()
+
+    async def once(*args: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise psycopg.OperationalError("lost")
+        return await read(*args)
+
+    monkeypatch.setattr(claims, "_read", once)
+
+    assert lanes_of(await claim(claims)) == ["person:1"]
+
+
+async def test_a_claim_that_is_cut_off_leaves_no_lane_leased(
+    ingestor: Ingestor, claims: Claims, database: Database, database_url: str
+) -> None:
+    await send(ingestor, "1")
+    async with await psycopg.AsyncConnection.connect(database_url) as other:
+        await other.execute("lock table page in access exclusive mode")
+        claiming = asyncio.ensure_future(claim(claims))
+        await asyncio.sleep(0.3)
+        claiming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await claiming
+        await other.rollback()
+    await let_go(database)
+
+    assert lanes_of(await claim(claims, owner="dispatcher-2")) == ["person:1"]
+
+
+async def test_a_read_that_failed_counts_no_death(
+    ingestor: Ingestor, claims: Claims, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await send(ingestor, "1")
+    read = claims._read
+
+    async def slow(*args: Any) -> Any:
+        raise psycopg.errors.QueryCanceled("statement timeout")
+
+    monkeypatch.setattr(claims, "_read", slow)
+    with pytest.raises(Unavailable):
+        await claim(claims, owner="dispatcher-1")
+
+    monkeypatch.setattr(claims, "_read", read)
+    await let_go(database)
+
+    (lane,) = await claim(claims, owner="dispatcher-2")
+    assert [event.attempts for event in lane.events] == [0]

@@ -31,8 +31,9 @@ from pagewire.type.v1.rule_pb2 import (
 )
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument
-from pagewire_store import committing, ids
+from pagewire_store import ids
 from pagewire_store.database import in_transaction
+from pagewire_store.parked import retry_event
 from tests.support.desk import (
     PAGE,
     PERSON,
@@ -623,7 +624,7 @@ async def test_a_parked_event_that_is_retried_is_pending_at_the_end_of_its_lane(
 
     done = await in_transaction(
         desk.pools.general,
-        lambda connection: committing.retry_parked_event(connection, PAGE, parked.event_id),
+        lambda connection: retry_event(connection, PAGE, parked.event_id),
     )
 
     (lane,) = await desk.claim_lanes()
@@ -639,7 +640,7 @@ async def test_an_event_that_is_not_parked_is_not_retried(desk: Desk) -> None:
 
     done = await in_transaction(
         desk.pools.general,
-        lambda connection: committing.retry_parked_event(connection, PAGE, event.event_id),
+        lambda connection: retry_event(connection, PAGE, event.event_id),
     )
 
     assert not done

@@ -490,16 +490,140 @@ async def test_a_body_of_which_some_could_not_be_read_is_partial(
     ]
 
 
-async def test_a_body_that_came_out_of_quarantine_marks_its_row_as_replayed(
+QUARANTINED = """
+    select path, reason, replayed_at is not null from quarantine order by quarantine_id
+"""
+
+
+def bad(*numbers: int, reason: str = "id_malformed") -> list[Unreadable]:
+    return [Unreadable(reason=reason, path=f"entry[{number}]") for number in numbers]
+
+
+async def replayed(
+    ingestor: Ingestor, database: Database, *events: Event, unreadable: Sequence[Unreadable] = ()
+) -> DeliveryResult:
+    """Reads again what came first, as its first row in quarantine says."""
+    ((row, first),) = await database.rows(
+        "select quarantine_id::text, delivery_id::text from quarantine order by 1 limit 1"
+    )
+    again = delivery(*events, delivery_id=first, unreadable=unreadable, replay_of=row)
+    (result,) = await store(ingestor, again)
+    return result
+
+
+async def test_a_body_that_can_be_read_by_now_has_all_its_rows_marked_and_its_events_once(
     ingestor: Ingestor, database: Database
 ) -> None:
-    await store(ingestor, delivery(message()))
-    await store(ingestor, delivery(unreadable=[Unreadable(reason="json_invalid")]))
-    row = await database.value("select quarantine_id::text from quarantine")
+    await store(ingestor, delivery(message("m_1"), unreadable=bad(1, 2)))
 
-    await store(ingestor, delivery(message(), replay_of=row))
+    all_of_it = [message(f"m_{number}") for number in (1, 2, 3)]
+    first = await replayed(ingestor, database, *all_of_it)
+    again = await replayed(ingestor, database, *all_of_it)
 
-    assert await database.value("select replayed_at is not null from quarantine")
+    assert (first.new_events, again.new_events) == (2, 0)
+    assert await database.rows(QUARANTINED) == [
+        ("entry[1]", "id_malformed", True),
+        ("entry[2]", "id_malformed", True),
+    ]
+    assert await counts(database) == (3, 3, 1, 3)
+    assert await database.value("select count(*) from delivery") == 1
+    assert await database.value("select count(distinct delivery_id) from event") == 1
+
+
+async def test_a_body_that_still_cannot_be_read_stays_in_quarantine_as_it_was(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message("m_1"), unreadable=bad(1, 2)))
+    await database.rows(
+        "update quarantine set replay_requested_at = now(), replay_lease_until = now()"
+    )
+
+    for _ in range(2):
+        await replayed(ingestor, database, message("m_1"), unreadable=bad(1, 2))
+
+    assert await database.rows(QUARANTINED) == [
+        ("entry[1]", "id_malformed", False),
+        ("entry[2]", "id_malformed", False),
+    ]
+    assert await database.value("select count(*) from delivery") == 1
+    assert await database.values("select replay_requested_at from quarantine") == [None, None]
+
+
+async def test_only_what_is_still_unreadable_stays_and_what_is_newly_so_is_noted(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(unreadable=bad(1, 2, 3)))
+
+    for _ in range(2):
+        still = [*bad(2), *bad(3, reason="id_missing")]
+        await replayed(ingestor, database, message(), unreadable=still)
+
+    assert await database.rows(QUARANTINED) == [
+        ("entry[1]", "id_malformed", True),
+        ("entry[2]", "id_malformed", False),
+        ("entry[3]", "id_malformed", True),
+        ("entry[3]", "id_missing", False),
+    ]
+
+
+async def test_what_was_read_once_and_cannot_be_read_any_more_is_in_quarantine_again(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(unreadable=bad(1)))
+    await replayed(ingestor, database, message())
+
+    await replayed(ingestor, database, unreadable=bad(1))
+
+    assert await database.rows(QUARANTINED) == [("entry[1]", "id_malformed", False)]
+
+
+async def test_a_replay_that_was_asked_for_while_the_body_was_read_is_owed_still(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(unreadable=bad(1)))
+    await database.rows("update quarantine set replay_requested_at = now()")
+
+    await replayed(ingestor, database, unreadable=bad(1))
+
+    assert await database.value("select replay_requested_at is not null from quarantine")
+
+
+async def test_replays_of_several_bodies_at_once_touch_their_own_rows(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, *(delivery(unreadable=bad(1, 2)) for _ in range(3)))
+    rows = await database.rows(
+        "select min(quarantine_id)::text, delivery_id::text from quarantine group by 2 order by 1"
+    )
+
+    (read, first), (half, second), _ = rows
+    await store(
+        ingestor,
+        delivery(message(), delivery_id=first, replay_of=read),
+        delivery(delivery_id=second, replay_of=half, unreadable=bad(2)),
+    )
+
+    assert await database.rows(QUARANTINED) == [
+        ("entry[1]", "id_malformed", True),
+        ("entry[2]", "id_malformed", True),
+        ("entry[1]", "id_malformed", True),
+        ("entry[2]", "id_malformed", False),
+        ("entry[1]", "id_malformed", False),
+        ("entry[2]", "id_malformed", False),
+    ]
+
+
+async def test_a_body_of_as_many_bad_items_as_there_can_be_is_noted_and_replayed(
+    ingestor: Ingestor, database: Database
+) -> None:
+    many = bad(*range(5_000))
+    await store(ingestor, delivery(unreadable=many))
+
+    await replayed(ingestor, database, message(), unreadable=many[1:])  # or the statement times out
+
+    assert await database.rows(
+        "select replayed_at is null, count(*) from quarantine group by 1 order by 1"
+    ) == [(False, 1), (True, 4_999)]
 
 
 async def test_a_body_without_events_is_kept(ingestor: Ingestor, database: Database) -> None:
@@ -669,3 +793,53 @@ async def test_a_delivery_id_may_be_spelt_in_capitals(
     )
 
     assert await database.value("select count(*) from quarantine") == 1
+
+
+async def order(database: Database, person: str) -> list[str]:
+    return await database.values(
+        "select event_key from event where lane = %s order by number", f"person:{person}"
+    )
+
+
+async def test_who_waits_for_a_batch_on_its_way_is_overtaken_in_none_of_its_lanes(
+    pools: Pools, database: Database
+) -> None:
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    async def dawdle(connection: Driver, events: Any, *, first: Sequence[Said]) -> Bound:
+        begun.set()
+        await finish.wait()
+        return Bound([*first], freed=False)
+
+    ingestor = make_ingestor(pools, bind_echoes=dawdle)
+    async with asyncio.timeout(20):
+        flying = asyncio.ensure_future(ingestor.ingest([delivery(echo("m_0"))]))
+        await begun.wait()
+        both = delivery(message("m_1"), message("b_1", person="9"))
+        first = asyncio.ensure_future(ingestor.ingest([both]))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(ingestor.ingest([delivery(message("b_2", person="9"))]))
+        await asyncio.sleep(0.1)
+        finish.set()
+        results = [*await flying, *await first, *await second]
+
+    assert [result.state for result in results] == [DELIVERY_STATE_STORED] * 3
+    assert await order(database, "9") == ["message:b_1", "message:b_2"]
+
+
+async def test_who_waits_for_a_lane_that_another_holds_is_overtaken_in_none_of_its_lanes(
+    pools: Pools, database: Database, database_url: str
+) -> None:
+    ingestor = make_ingestor(pools, patience=20)
+    await store(ingestor, delivery(echo("m_0")))
+    both = delivery(message("m_1"), message("b_1", person="9"))
+    behind = delivery(message("b_2", person="9"))
+
+    async with asyncio.timeout(20):
+        async with holding(database_url, PAGE, f"person:{PERSON}"):
+            storing = asyncio.ensure_future(ingestor.ingest([both, behind]))
+            await asyncio.sleep(0.1)
+        results = await storing
+
+    assert [result.state for result in results] == [DELIVERY_STATE_STORED] * 2
+    assert await order(database, "9") == ["message:b_1", "message:b_2"]

@@ -8,6 +8,9 @@ import pytest
 from sqlalchemy import text
 
 from pagewire.store.v1.operation_service_pb2 import (
+    SETTLEMENT_DROPPED,
+    SETTLEMENT_SENT,
+    SETTLEMENT_UNSPECIFIED,
     ClaimReplaysRequest,
     GetQuarantinedRequest,
     GetStatusRequest,
@@ -16,6 +19,8 @@ from pagewire.store.v1.operation_service_pb2 import (
     ListQuarantinedRequest,
     ReplayQuarantinedRequest,
     RetryParkedRequest,
+    Settlement,
+    SettleParkedRequest,
 )
 from pagewire.store.v1.operation_service_pb2_grpc import (
     OperationServiceStub,
@@ -31,12 +36,14 @@ from pagewire.type.v1.reply_pb2 import (
     REPLY_STATE_PARKED,
     REPLY_STATE_READY,
     REPLY_STATE_SENT,
+    ReplyContent,
 )
 from pagewire.type.v1.rule_pb2 import RuleVerdict
 from pagewire_runtime.auth import Caller, calling_as
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_store import operations
 from pagewire_store.cache_probe import CacheProbe
+from pagewire_store.clocks import Clocks
 from pagewire_store.database import Pools, open_pools
 from pagewire_store.operation_servicer import OperationServicer
 from pagewire_store.waking import Waking
@@ -75,6 +82,7 @@ def servicer(pools: Pools, database_url: str, retried: Count) -> OperationServic
         TOKENS,
         CacheProbe(None),
         Waking(database_url),
+        Clocks(pools.upkeep),
         replay_lease=timedelta(seconds=30),
         retried=retried,
     )
@@ -133,6 +141,20 @@ class Happened:
             "expires_at": after_noon(1440),
         }
         await self._rows.add("outbox", row | fields)
+
+    async def parked_reply(self, number: int, **fields: Any) -> None:
+        """One whose only attempt nobody knows the end of."""
+        tag = f"pw1.{number}"
+        attempt = {"tag": tag, "reply_id": number, "number": 1, "started_at": NOON}
+        await self.reply(
+            number, state="parked", ended_at=NOON, attempt=1, tag=tag, uncertain_at=NOON, **fields
+        )
+        await self._rows.add("attempt", {"page_id": "1", "token_version": 1} | attempt)
+
+    async def mark(self, reply: int) -> None:
+        """What keeps a rule from answering once more, as it has by this reply."""
+        row = {"page_id": "1", "mark_key": "once:rule-a:anna", "event_id": 1, "rule_id": "rule-a"}
+        await self._rows.add("mark", row | {"reply_id": reply})
 
     async def event(self, number: int, state: str = "parked", **fields: Any) -> None:
         row: dict[str, Any] = {
@@ -375,6 +397,35 @@ async def test_what_is_to_be_read_again_is_handed_to_one_dispatcher(
     assert replays[0].receive_time.ToDatetime(UTC) == NOON
 
 
+async def test_a_body_of_several_bad_items_is_handed_out_once(
+    service: "OperationServiceAsyncStub",
+    dispatcher: "OperationServiceAsyncStub",
+    happened: Happened,
+    rows: Rows,
+) -> None:
+    first = await happened.unreadable(b"1", path="entry[0]")
+    of_it = (await rows.one("select delivery_id from quarantine")).delivery_id
+    for number in range(1, 20):
+        path = f"entry[{number}]"
+        await rows.add(
+            "quarantine", delivery_id=of_it, path=path, reason="id_malformed", received_at=NOON
+        )
+    other = await happened.unreadable(b"2")
+    await service.ReplayQuarantined(ReplayQuarantinedRequest())
+
+    request = ClaimReplaysRequest(max_replays=2)
+    claims = await asyncio.gather(*(dispatcher.ClaimReplays(request) for _ in range(3)))
+
+    replays = [replay for claim in claims for replay in claim.replays]
+    assert sorted((int(each.quarantine_id), each.body) for each in replays) == [
+        (first, b"1"),
+        (other, b"2"),
+    ]
+    assert str(of_it) in {each.delivery_id for each in replays}
+    leased = await rows.one("select count(replay_lease_until) as n from quarantine")
+    assert leased.n == 21
+
+
 async def test_a_body_read_again_before_may_be_read_again_by_name(
     service: "OperationServiceAsyncStub",
     dispatcher: "OperationServiceAsyncStub",
@@ -499,6 +550,127 @@ async def test_what_is_not_parked_cannot_be_retried(
     assert not await rows.query("select 1 from audit")
 
 
+async def audited(rows: Rows) -> list[tuple[str, ...]]:
+    return [
+        tuple(row)
+        for row in await rows.query("select role, actor, action, subject, detail from audit")
+    ]
+
+
+async def test_a_parked_reply_that_was_sent_counts_as_sent_by_a_persons_word(
+    service: "OperationServiceAsyncStub", happened: Happened, rows: Rows, retried: Count
+) -> None:
+    content = ReplyContent(text="10 euro").SerializeToString()
+    await happened.parked_reply(5, content=content)
+    await happened.mark(5)
+
+    with calling_as(Caller(role="", actor="ops@example.org")):
+        await service.SettleParked(
+            SettleParkedRequest(parked_id="r-1-5", settlement=SETTLEMENT_SENT)
+        )
+
+    row = await rows.one("select state, settled_by, sent_at is not null as timed from outbox")
+    assert tuple(row) == ("sent", "person", True)
+    assert (await rows.one("select snippet from conversation")).snippet == "10 euro"
+    assert not (await rows.one("select released from mark")).released
+    assert retried.value == 1
+    assert await audited(rows) == [
+        ("operator", "ops@example.org", "parked.settle", "r-1-5", "sent")
+    ]
+
+
+async def test_a_parked_reply_that_is_let_go_fails_and_frees_what_it_kept_from_others(
+    service: "OperationServiceAsyncStub", happened: Happened, rows: Rows
+) -> None:
+    await happened.parked_reply(5)
+    await happened.mark(5)
+
+    await service.SettleParked(
+        SettleParkedRequest(parked_id="r-1-5", settlement=SETTLEMENT_DROPPED)
+    )
+
+    row = await rows.one("select state, state_reason, settled_by from outbox")
+    assert tuple(row) == ("failed", "dropped", None)
+    assert (await rows.one("select released from mark")).released
+    assert not await rows.query("select 1 from conversation")
+    assert [each[2:] for each in await audited(rows)] == [("parked.settle", "r-1-5", "dropped")]
+
+
+async def test_a_parked_event_that_is_let_go_is_done_and_keeps_its_failed_decision(
+    service: "OperationServiceAsyncStub", happened: Happened, rows: Rows
+) -> None:
+    await rows.add("lane", page_id="1", lane="person:anna")
+    await happened.event(1)
+    await happened.decision(1, 1, outcome="failed", reason="evaluation_failed")
+
+    await service.SettleParked(
+        SettleParkedRequest(parked_id="e-1-1", settlement=SETTLEMENT_DROPPED)
+    )
+
+    answer = await service.ListParked(ListParkedRequest())
+    assert not answer.parked
+    assert (await rows.one("select state from event")).state == "done"
+    assert (await rows.one("select pending from lane")).pending == 0
+    assert (await rows.one("select outcome from decision")).outcome == "failed"
+    assert [each[2:] for each in await audited(rows)] == [("parked.settle", "e-1-1", "dropped")]
+
+
+@pytest.mark.parametrize(
+    ("parked_id", "settlement"),
+    [("e-1-1", SETTLEMENT_SENT), ("r-1-5", SETTLEMENT_UNSPECIFIED)],
+)
+async def test_a_parked_thing_ends_only_as_it_can_have_ended(
+    service: "OperationServiceAsyncStub",
+    happened: Happened,
+    rows: Rows,
+    parked_id: str,
+    settlement: Settlement.ValueType,
+) -> None:
+    await happened.event(1)
+    await happened.parked_reply(5)
+
+    with pytest.raises(Refusal) as refused:
+        await service.SettleParked(SettleParkedRequest(parked_id=parked_id, settlement=settlement))
+
+    states = await rows.one("select e.state as event, o.state as reply from event e, outbox o")
+    assert refused.value.kind == Kind.INVALID
+    assert tuple(states) == ("parked", "parked")
+    assert await audited(rows) == []
+
+
+@pytest.mark.parametrize("parked_id", ["", "e-1-1", "r-1-1", "e-1-2", "r-1-3", "r-9-5", "x"])
+async def test_what_is_not_parked_cannot_be_ended(
+    service: "OperationServiceAsyncStub", happened: Happened, rows: Rows, parked_id: str
+) -> None:
+    await happened.event(2, state="done")
+    await happened.reply(3)
+
+    with pytest.raises(Refusal) as refused:
+        await service.SettleParked(
+            SettleParkedRequest(parked_id=parked_id, settlement=SETTLEMENT_DROPPED)
+        )
+
+    assert (refused.value.kind, refused.value.reason) == (Kind.MISSING, "PARKED_UNKNOWN")
+    assert (await rows.one("select state from outbox")).state == "ready"
+    assert await audited(rows) == []
+
+
+async def test_a_reply_that_a_person_ended_is_not_ended_again_by_another(
+    service: "OperationServiceAsyncStub", happened: Happened, rows: Rows
+) -> None:
+    await happened.parked_reply(5)
+
+    await service.SettleParked(SettleParkedRequest(parked_id="r-1-5", settlement=SETTLEMENT_SENT))
+
+    with pytest.raises(Refusal, match="nothing of this id is parked"):
+        await service.SettleParked(
+            SettleParkedRequest(parked_id="r-1-5", settlement=SETTLEMENT_DROPPED)
+        )
+
+    assert (await rows.one("select state from outbox")).state == "sent"
+    assert [each[4] for each in await audited(rows)] == ["sent"]
+
+
 async def test_the_status_counts_what_waits(
     service: "OperationServiceAsyncStub", happened: Happened, rows: Rows
 ) -> None:
@@ -553,6 +725,7 @@ async def test_the_status_says_why_there_is_no_database(retried: Count) -> None:
         TOKENS,
         CacheProbe(None),
         Waking(""),
+        Clocks(pools.upkeep),
         replay_lease=timedelta(seconds=1),
         retried=retried,
     )

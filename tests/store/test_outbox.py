@@ -19,6 +19,7 @@ from pagewire.store.v1.outbox_service_pb2 import (
     ClaimReadBacksRequest,
     ClaimRepliesRequest,
     EnqueueReplyRequest,
+    GetLastHidingRequest,
     GetReplyRequest,
     ReadBackResult,
     RecordOutcomesRequest,
@@ -51,6 +52,7 @@ from pagewire_store.database import in_transaction
 from pagewire_store.enqueuing import ClientKeyReused, CommentUnknown, PageDisconnected
 from pagewire_store.outbox_servicer import OutboxServicer
 from pagewire_store.pages import PageUnknown
+from pagewire_store.parked import retry_reply
 from pagewire_store.reads import ConversationUnknown
 from pagewire_store.waking import Waking
 from tests.support.desk import (
@@ -709,6 +711,32 @@ async def test_a_comment_is_answered_and_hidden_by_hand_in_its_lane(desk: Desk) 
     assert (reply.page_id, hiding.comment_id) == (PAGE, "c_1")
 
 
+async def test_the_last_hiding_of_a_comment_is_found_whoever_asked_for_it(
+    desk: Desk, service: "OutboxServiceAsyncStub"
+) -> None:
+    def asked(hidden: bool, comment_id: str = "c_1") -> EnqueueReplyRequest:
+        key = f"{comment_id}-{hidden}"
+        return EnqueueReplyRequest(
+            kind=REPLY_KIND_HIDE_COMMENT, comment_id=comment_id, hidden=hidden, client_key=key
+        )
+
+    await desk.receive(comment(), comment("c_2"))
+    last = GetLastHidingRequest(comment_id="c_1")
+
+    none = await service.GetLastHiding(last)
+    await desk.enqueue(asked(hidden=True))
+    shown = await desk.enqueue(asked(hidden=False))
+    await desk.enqueue(below())
+    await desk.enqueue(asked(hidden=True, comment_id="c_2"))
+    found = await service.GetLastHiding(last)
+
+    assert not none.HasField("reply")
+    assert (found.reply, found.hidden) == (shown, False)
+    with pytest.raises(Refusal) as refused:
+        await service.GetLastHiding(GetLastHidingRequest(comment_id="c_9"))
+    assert refused.value.reason == "COMMENT_UNKNOWN"
+
+
 @pytest.mark.parametrize(
     ("request_", "refusal"),
     [
@@ -810,7 +838,7 @@ async def test_a_parked_reply_that_is_retried_goes_behind_its_lane(desk: Desk) -
     assert row.state == "parked"
 
     done = await in_transaction(
-        desk.pools.general, lambda connection: outbox.retry_parked(connection, PAGE, row.reply_id)
+        desk.pools.general, lambda connection: retry_reply(connection, PAGE, row.reply_id)
     )
 
     (second,) = await desk.claim_replies()
@@ -823,7 +851,7 @@ async def test_a_parked_reply_that_is_retried_goes_behind_its_lane(desk: Desk) -
 
 async def test_a_reply_that_does_not_exist_is_not_retried(desk: Desk) -> None:
     assert not await in_transaction(
-        desk.pools.general, lambda connection: outbox.retry_parked(connection, PAGE, 10**9)
+        desk.pools.general, lambda connection: retry_reply(connection, PAGE, 10**9)
     )
 
 

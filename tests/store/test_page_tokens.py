@@ -74,6 +74,19 @@ def test_a_token_with_any_character_changed_is_refused(data: st.DataObject) -> N
         OURS.read(asked(token[:at] + other + token[at + 1 :]))
 
 
+@given(st.data())
+def test_a_token_that_is_longer_or_shorter_is_refused(data: st.DataObject) -> None:
+    token = OURS.write(asked(""), ["2026-01-01T00:00:00Z", "person"])
+    at = data.draw(st.integers(0, len(token)))
+    more = data.draw(st.text("AZaz09-_= \n", max_size=4))
+    cut = data.draw(st.integers(0 if more else 1, 4))
+    changed = token[:at] + more + token[at + cut :]
+
+    if changed not in ("", token):
+        with pytest.raises(InvalidArgument, match="page_token"):
+            OURS.read(asked(changed))
+
+
 @given(st.text(min_size=1))
 def test_text_that_is_no_token_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="page_token"):

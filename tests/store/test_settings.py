@@ -5,6 +5,7 @@ import pytest
 
 from pagewire_runtime.settings import SettingsError, load
 from pagewire_store.settings import Settings
+from pagewire_store.transitions import WAITS, Waits
 
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 NEEDED = {
@@ -91,6 +92,28 @@ def test_lengths_of_time_are_seconds_and_may_be_fractions(environment: pytest.Mo
     environment.setenv("STORE_LANE_LEASE_SECONDS", "0.25")
 
     assert load(Settings).lane_lease == timedelta(milliseconds=250)
+
+
+def test_how_long_a_reply_of_unknown_end_waits_is_settings(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    assert load(Settings).waits == WAITS
+
+    environment.setenv("STORE_FIRST_LOOK_SECONDS", "1")
+    environment.setenv("STORE_SECOND_LOOK_SECONDS", "2")
+    environment.setenv("STORE_BETWEEN_LOOKS_SECONDS", "3")
+    environment.setenv("STORE_AFTER_FAILED_LOOK_SECONDS", "4")
+    environment.setenv("STORE_UNCERTAIN_PATIENCE_SECONDS", "5")
+    environment.setenv("STORE_RETRY_MOST_SECONDS", "6")
+
+    assert load(Settings).waits == Waits(
+        first_look=timedelta(seconds=1),
+        second_look=timedelta(seconds=2),
+        between_looks=timedelta(seconds=3),
+        after_failed_look=timedelta(seconds=4),
+        patience=timedelta(seconds=5),
+        backoff_most=6,
+    )
 
 
 def test_the_url_may_name_the_scheme_as_hosters_do(environment: pytest.MonkeyPatch) -> None:

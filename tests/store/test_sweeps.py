@@ -1,6 +1,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -18,11 +19,12 @@ from pagewire.type.v1.event_pb2 import Event
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire.type.v1.rule_pb2 import Action, Candidate, HideAction
 from pagewire_runtime import metrics
-from pagewire_store import outbox, settling
 from pagewire_store import pages as pages_
+from pagewire_store import settling
 from pagewire_store.database import driver, in_transaction
+from pagewire_store.parked import retry_reply
 from pagewire_store.settling import Ending
-from pagewire_store.transitions import Signal, backoff
+from pagewire_store.transitions import Signal, Waits, backoff
 from pagewire_store.trips import within
 from tests.support.desk import (
     PAGE,
@@ -159,6 +161,34 @@ async def test_ten_minutes_of_not_knowing_park_a_reply(desk: Desk) -> None:
     assert early == 0
     assert (row.state, row.state_reason) == ("parked", "uncertain_too_long")
     assert await desk.look() == []
+
+
+async def test_how_long_a_reply_may_be_uncertain_is_a_setting(desk: Desk) -> None:
+    reply = await uncertain(desk)
+    waits = Waits(patience=timedelta(seconds=5))
+    await desk.pass_time(4)
+    early = await desk.sweep(waits)
+    await desk.pass_time(2)
+
+    await desk.sweep(waits)
+
+    assert early == 0
+    assert (await desk.reply(reply.reply_id)).state == "parked"
+
+
+async def test_a_lapsed_send_is_looked_for_after_the_wait_that_was_set(desk: Desk) -> None:
+    await desk.receive(message())
+    await desk.decide(matched())
+    await desk.claim_replies()
+    await desk.lapse()
+
+    await desk.sweep(Waits(first_look=timedelta(seconds=3)))
+
+    row = await desk.rows.one(
+        "select extract(epoch from o.look_due_at - a.started_at) from outbox o"
+        " join attempt a on a.page_id = o.page_id and a.tag = o.tag"
+    )
+    assert float(row[0]) == 3
 
 
 async def test_parking_a_reply_raises_the_alarm_once(desk: Desk) -> None:
@@ -367,7 +397,7 @@ class Model:
         for row in parked:
             await in_transaction(
                 self.desk.pools.general,
-                partial(outbox.retry_parked, page_id=PAGE, number=row.reply_id),
+                partial(retry_reply, page_id=PAGE, number=row.reply_id),
             )
 
     async def look(self) -> None:

@@ -16,6 +16,7 @@ from pagewire.store.v1.outbox_service_pb2 import (
 )
 from pagewire_store import outbox, settling
 from pagewire_store.database import driver, in_transaction
+from pagewire_store.parked import retry_reply
 from pagewire_store.settling import Ending
 from pagewire_store.transitions import (
     IN_FLIGHT,
@@ -108,7 +109,7 @@ async def test_only_a_parked_reply_is_put_back_by_a_person(desk: Desk, state: St
     number, _ = await put(desk, state)
 
     done = await in_transaction(
-        desk.pools.general, lambda connection: outbox.retry_parked(connection, PAGE, number)
+        desk.pools.general, lambda connection: retry_reply(connection, PAGE, number)
     )
 
     expected = after(state, Signal.RETRIED)

@@ -6,9 +6,8 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pagewire_store import claiming, projecting, statements
 from pagewire_store.columns import INT, TEXT, Bulk
-from pagewire_store.database import BY_KEY, Pools, driver, in_transaction
+from pagewire_store.database import Pools, driver, in_transaction
 from pagewire_store.trips import BEGIN, COMMIT, ROLLBACK, Answer, Statement, trip
 from tests.support.servers import database_url, migrated_template, postgres_server
 from tests.support.stored import Rows, pools, rows
@@ -124,35 +123,3 @@ async def test_a_trip_that_is_cancelled_leaves_a_connection_that_works(
 
     (one,) = await trip(connection, TOO_SMALL.said((1).to_bytes(4)))
     assert one.rows == [(1,)]
-
-
-ALIKE = (
-    "event_by_id",
-    "message_by_conversation",
-    "message_unarchived",
-    "conversation_by_update",
-    "comment_by_time",
-)
-"""Indexes that begin as their table's key does, so that they find a page's rows, not one row."""
-
-
-@pytest.mark.parametrize("module", [statements, projecting, claiming])
-async def test_plans_that_are_kept_from_an_empty_table_find_rows_by_its_key(
-    database_url: str, module: Any
-) -> None:
-    bulks = {name: bulk for name, bulk in vars(module).items() if isinstance(bulk, Bulk)}
-    plans = {}
-
-    async with await psycopg.AsyncConnection.connect(
-        database_url, autocommit=True, options=BY_KEY.strip()
-    ) as planner:
-        for name, bulk in bulks.items():
-            explained = f"explain (generic_plan) {bulk.sql}".encode()
-            plans[name] = [row[0] for row in await (await planner.execute(explained)).fetchall()]
-
-    assert len(plans) >= 6
-    for name, plan in plans.items():
-        text = "\n".join(plan)
-        assert "Seq Scan" not in text, name
-        assert not [index for index in ALIKE if f"using {index} " in text], (name, text)
-        assert "hashed SubPlan" not in text, name

@@ -1,11 +1,18 @@
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import psycopg
+import pytest
 
-from pagewire.type.v1.event_pb2 import SOURCE_STANDBY
+from pagewire.type.v1.event_pb2 import SOURCE_STANDBY, Event
+from pagewire_store.connections import Driver
 from pagewire_store.database import Pools
+from pagewire_store.echoes import Bound
 from pagewire_store.ingest import Ingestor
+from pagewire_store.trips import Said
 from pagewire_store.unknown_pages import CHUNK, UnknownPages
+from pagewire_store.waking import Waking
 from tests.support.deliveries import (
     OTHER_PAGE,
     Binder,
@@ -23,8 +30,19 @@ from tests.support.servers import database_url, migrated_template, postgres_serv
 __all__ = ["database", "database_url", "ingestor", "migrated_template", "pools", "postgres_server"]
 
 
-def sweep(pools: Pools, echoes: Binder | None = None) -> UnknownPages:
-    return UnknownPages(pools.upkeep, bind_echoes=echoes or Binder(), bind_comments=Binder())
+def sweep(
+    pools: Pools,
+    echoes: Binder | None = None,
+    *,
+    comments: Binder | None = None,
+    outbox: Waking | None = None,
+) -> UnknownPages:
+    return UnknownPages(
+        pools.upkeep,
+        outbox=outbox or Waking(""),
+        bind_echoes=echoes or Binder(),
+        bind_comments=comments or Binder(),
+    )
 
 
 async def test_what_came_before_the_page_was_connected_is_read_in_without_rules(
@@ -89,7 +107,9 @@ async def test_two_sweeps_at_once_read_each_event_in_once(
 
     first, second = (
         sweep(pools),
-        UnknownPages(pools.general, bind_echoes=Binder(), bind_comments=Binder()),
+        UnknownPages(
+            pools.general, outbox=Waking(""), bind_echoes=Binder(), bind_comments=Binder()
+        ),
     )
     read = 0
     while await database.value("select count(*) from event where state = 'unknown_page'"):
@@ -97,6 +117,39 @@ async def test_two_sweeps_at_once_read_each_event_in_once(
 
     assert read == many
     assert await database.value("select sum(unread_count) from conversation") == many
+
+
+class Freeing(Binder):
+    """Finds a reply of ours in what it binds, which frees its lane."""
+
+    async def __call__(
+        self, connection: Driver, events: Sequence[Event], *, first: Sequence[Said]
+    ) -> Bound:
+        bound = await super().__call__(connection, events, first=first)
+        return replace(bound, freed=True)
+
+
+@pytest.mark.parametrize(
+    ("echoes", "comments", "woken"),
+    [(Freeing(), Binder(), 1), (Binder(), Freeing(), 1), (Binder(), Binder(), 0)],
+    ids=["an echo", "a comment", "neither"],
+)
+async def test_who_waits_to_send_is_woken_where_what_was_read_in_frees_a_lane(
+    ingestor: Ingestor,
+    pools: Pools,
+    database: Database,
+    echoes: Binder,
+    comments: Binder,
+    woken: int,
+) -> None:
+    own = comment("c_2", page_id=OTHER_PAGE, is_own=True)
+    await ingestor.ingest([delivery(own, echo("m_2", 5, page_id=OTHER_PAGE))])
+    await database.connect_page(OTHER_PAGE)
+    outbox = Waking("")
+
+    await sweep(pools, echoes, comments=comments, outbox=outbox).read_in()
+
+    assert outbox.count == woken
 
 
 async def test_a_held_lane_is_left_for_the_next_sweep(

@@ -48,6 +48,7 @@ from pagewire_store.claiming import Claims
 from pagewire_store.connections import Driver
 from pagewire_store.database import Pools, in_live_transaction, open_pools
 from pagewire_store.ingest import Ingestor
+from pagewire_store.transitions import WAITS, Waits
 from pagewire_store.waking import Waking
 from tests.support.deliveries import Nudges
 from tests.support.stored import Rows
@@ -239,10 +240,11 @@ class Desk:
     async def _live(self, work: Callable[[Driver], Awaitable[T]]) -> T:
         return await in_live_transaction(self.pools.live, work)
 
-    async def sweep(self) -> int:
+    async def sweep(self, waits: Waits = WAITS) -> int:
         return await sweeps.sweep(
             self.pools.upkeep,
             person_pause=PAUSE,
+            waits=waits,
             wake_outbox=self.outbox_woken,
             wake_looks=self.looks_woken,
         )

@@ -74,6 +74,7 @@ class Pagewire:
     replayed: list[str] | None = None
     parked: list[operations_pb.Parked] = field(default_factory=list)
     retried: list[str] = field(default_factory=list)
+    settled: list[tuple[str, operations_pb.Settlement.ValueType]] = field(default_factory=list)
     status: operations_pb.GetStatusResponse = field(
         default_factory=lambda: operations_pb.GetStatusResponse(database="ok", cache="off")
     )
@@ -196,6 +197,12 @@ class Operations(OperationServiceServicer):
     ) -> operations_pb.RetryParkedResponse:
         self._held.retried.append(request.parked_id)
         return operations_pb.RetryParkedResponse()
+
+    async def SettleParked(
+        self, request: operations_pb.SettleParkedRequest, context: Context
+    ) -> operations_pb.SettleParkedResponse:
+        self._held.settled.append((request.parked_id, request.settlement))
+        return operations_pb.SettleParkedResponse()
 
     async def GetStatus(
         self, request: operations_pb.GetStatusRequest, context: Context

@@ -313,6 +313,8 @@ class FakeOutbox:
             result.tag != row.reply.tag or row.state != "uncertain" or row.look_lease_until is None
         ):
             return
+        elif result.HasField("clean_looks") and result.clean_looks != row.clean_looks:
+            return
         elif found == "clean":
             row.not_found(self._now())
         else:

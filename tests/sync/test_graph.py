@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagewire.type.v1.page_pb2 import Login
+from pagewire_simulator.serving import KEEP_ALIVE_SECONDS
 from pagewire_sync.budget import Budget, Product
 from pagewire_sync.failures import Failure, GraphError
 from pagewire_sync.graph import (
     ANSWER_BYTES,
+    IDLE_SECONDS,
     Answer,
     App,
     Credentials,
@@ -45,22 +48,32 @@ TOKEN = "EAAtokenthatnobodymaysee"
 APP = App(app_id="880000000000010", secret="app-secret", instagram_secret="instagram-secret")
 PAGE = Credentials("104", "104", Login.LOGIN_FACEBOOK, TOKEN, 1)
 ACCOUNT = Credentials("178", "178", Login.LOGIN_INSTAGRAM, TOKEN, 1)
-FINE = http(b'{"message_id":"m_1","recipient_id":"7"}')
+FINE_BODY = b'{"message_id":"m_1","recipient_id":"7"}'
+FINE = http(FINE_BODY)
 
 
 def mocked(
     handler: Callable[[httpx.Request], httpx.Response], budget: Budget | None = None
 ) -> Graph:
-    client = httpx.AsyncClient(transport=httpx.MockTransport(handler))
+    def streamed(request: httpx.Request) -> httpx.Response:
+        answer = handler(request)
+        stream = httpx.ByteStream(answer.content)
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=stream)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(streamed))
     hosts = Hosts("https://facebook.example", "https://instagram.example/", "v25.0")
     return Graph(client, hosts, APP, budget or Budget())
 
 
 @asynccontextmanager
 async def real(
-    behave: Behaviour, *, total_seconds: float = 10.0, connect_seconds: float = 3.0
+    behave: Behaviour,
+    *,
+    total_seconds: float = 10.0,
+    connect_seconds: float = 3.0,
+    idle_seconds: float = IDLE_SECONDS,
 ) -> AsyncIterator[tuple[Graph, RawGraph]]:
-    async with raw_graph(behave) as server, open_client(connect_seconds) as client:
+    async with raw_graph(behave) as server, open_client(connect_seconds, idle_seconds) as client:
         hosts = Hosts(server.url, server.url, "v25.0")
         yield Graph(client, hosts, APP, Budget(), total_seconds=total_seconds), server
 
@@ -248,8 +261,26 @@ async def test_a_kept_connection_that_the_server_closed_meanwhile_is_not_used() 
     assert server.connections == 2
 
 
+@pytest.mark.parametrize(("idle_seconds", "connections"), [(0.05, 2), (IDLE_SECONDS, 1)])
+async def test_a_connection_is_not_used_after_it_was_idle_for_so_long(
+    idle_seconds: float, connections: int
+) -> None:
+    async with real(answering(FINE), idle_seconds=idle_seconds) as (graph, server):
+        await send(graph)
+        await asyncio.sleep(0.1)
+        await send(graph)
+
+    assert (len(server.requests), server.connections) == (2, connections)
+
+
+def test_an_idle_connection_is_given_up_before_the_shortest_of_common_servers_would_close_it() -> (
+    None
+):
+    assert IDLE_SECONDS < 5 < KEEP_ALIVE_SECONDS  # uvicorn's and Node's is 5
+
+
 async def test_an_answer_that_does_not_come_in_time_leaves_the_outcome_unknown() -> None:
-    async with real(hanging, total_seconds=0.2) as (graph, server):
+    async with real(hanging, total_seconds=1) as (graph, server):
         with pytest.raises(OutcomeUnknown) as lost:
             await send(graph)
 
@@ -311,6 +342,25 @@ async def test_an_answer_larger_than_any_is_not_read_and_the_next_call_works(dat
 
     assert lost.value.reason == "answer_too_large"
     assert isinstance(after, Answer)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip, gzip", gzip.compress(gzip.compress(FINE_BODY))),
+        ("deflate", zlib.compress(FINE_BODY)),
+    ],
+    ids=["twice", "deflate"],
+)
+async def test_an_encoding_that_was_not_asked_for_is_not_unpacked(
+    encoding: str, packed: bytes
+) -> None:
+    """A library unpacks whatever is named, as often as it is named: 1 KiB is a GiB then."""
+    async with real(answering(http(packed, f"Content-Encoding: {encoding}"))) as (graph, _):
+        with pytest.raises(OutcomeUnknown) as lost:
+            await send(graph)
+
+    assert lost.value.reason == "answer_unreadable"
 
 
 async def test_a_compressed_answer_is_asked_for_and_read() -> None:

@@ -133,6 +133,14 @@ def test_the_acceptance_of_a_comment_reply_names_the_comment() -> None:
     assert (ending.verdict, ending.mid) == (ACCEPTED, "17873440459141021")
 
 
+def test_ids_that_come_as_numbers_keep_every_digit() -> None:
+    answer = Answer({"recipient_id": 2**53 + 1, "message_id": 10**29})
+
+    ending = outcomes.accepted(reply(kind=MESSAGE), answer)
+
+    assert (ending.mid, ending.recipient_id) == (str(10**29), str(2**53 + 1))
+
+
 @pytest.mark.parametrize("kind", [HIDE, ADD, REMOVE])
 def test_success_is_all_that_a_change_of_state_says(kind: ReplyKind.ValueType) -> None:
     ending = outcomes.accepted(reply(kind=kind), Answer({"success": True}))
@@ -142,7 +150,17 @@ def test_success_is_all_that_a_change_of_state_says(kind: ReplyKind.ValueType) -
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"recipient_id": "7"}, {"message_id": ""}, {"message_id": 5}, {"message_id": "m" * 600}],
+    [
+        {},
+        {"recipient_id": "7"},
+        {"message_id": ""},
+        {"message_id": True},
+        {"message_id": -5},
+        {"message_id": 5.5},
+        {"message_id": {}},
+        {"message_id": "m" * 600},
+        {"message_id": 10**600},
+    ],
 )
 def test_a_success_that_names_no_message_leaves_it_uncertain(body: dict[str, object]) -> None:
     ending = outcomes.accepted(reply(kind=MESSAGE), Answer(body))

@@ -1,5 +1,6 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -311,3 +312,22 @@ def test_every_error_says_something_of_a_page(failure: Failure) -> None:
 
     assert finding.state in (STATES["degraded"], STATES["blocked"])
     assert finding.reason
+
+
+@pytest.mark.parametrize(
+    ("webhook_object", "wanted"), [("Page", PAGE_FIELDS), ("Instagram", INSTAGRAM_FIELDS)]
+)
+def test_the_guide_has_people_subscribe_the_app_to_the_fields_that_are_checked(
+    webhook_object: str, wanted: frozenset[str]
+) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "connect-a-page.md"
+
+    (row,) = (
+        line.strip("| ").split(" | ")
+        for line in guide.read_text().splitlines()
+        if line.startswith(f"| {webhook_object} |")
+    )
+
+    fields = row[-1].split(", ")
+    assert set(fields) == wanted
+    assert len(fields) == len(wanted)

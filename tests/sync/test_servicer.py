@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,8 @@ import pytest
 from pagewire.store.v1.outbox_service_pb2 import (
     EnqueueReplyRequest,
     EnqueueReplyResponse,
+    GetLastHidingRequest,
+    GetLastHidingResponse,
     GetReplyRequest,
     GetReplyResponse,
 )
@@ -54,8 +57,10 @@ TOKENS = parse_service_tokens(
 )
 ENQUEUE = "/pagewire.store.v1.OutboxService/EnqueueReply"
 GET = "/pagewire.store.v1.OutboxService/GetReply"
+LAST_HIDING = "/pagewire.store.v1.OutboxService/GetLastHiding"
 SYNC = frozenset({"sync"})
 SENT = ReplyState.REPLY_STATE_SENT
+HIDE = ReplyKind.REPLY_KIND_HIDE_COMMENT
 
 
 class ClientKeyReused(Refusal):
@@ -74,6 +79,7 @@ class FakeStore(OutboxServiceServicer):
     def __init__(self) -> None:
         self.asked: list[EnqueueReplyRequest] = []
         self.replies: dict[str, tuple[bytes, Reply]] = {}
+        self.looked = 0
 
     async def EnqueueReply(self, request: EnqueueReplyRequest, context: Any) -> Any:
         self.asked.append(request)
@@ -97,6 +103,14 @@ class FakeStore(OutboxServiceServicer):
                 return GetReplyResponse(reply=reply)
         raise ReplyUnknown("no such reply")
 
+    async def GetLastHiding(self, request: GetLastHidingRequest, context: Any) -> Any:
+        self.looked += 1
+        for asked in reversed(self.asked):
+            if (asked.kind, asked.comment_id) == (HIDE, request.comment_id):
+                _, reply = self.replies[asked.client_key]
+                return GetLastHidingResponse(reply=reply, hidden=asked.hidden)
+        return GetLastHidingResponse()
+
     def end(self, reply_id: str, state: ReplyState.ValueType = SENT) -> None:
         for _, reply in self.replies.values():
             if reply.reply_id == reply_id:
@@ -111,7 +125,7 @@ def store() -> FakeStore:
 @asynccontextmanager
 async def connected(store: FakeStore, role: str) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to the sync service, on which a role calls."""
-    roles = {ENQUEUE: SYNC, GET: SYNC}
+    roles = {ENQUEUE: SYNC, GET: SYNC, LAST_HIDING: SYNC}
     at_store = lambda server: add_OutboxServiceServicer_to_server(store, server)  # noqa: E731
     async with serving("127.0.0.1:0", at_store, tokens=TOKENS, method_roles=roles) as behind:
         token, target = TOKENS.first("sync"), f"127.0.0.1:{behind.port}"
@@ -237,6 +251,40 @@ async def test_a_comment_can_be_hidden_again_after_it_was_shown(
     last = await sync.HideComment(hide)
 
     assert len({*made, last.reply.reply_id}) == 4
+
+
+async def test_a_comment_is_hidden_again_behind_what_shows_it_though_that_is_under_way(
+    sync: "DeliveryServiceAsyncStub",
+) -> None:
+    hide = pb.HideCommentRequest(comment_id="1_2", hidden=True)
+    show = pb.HideCommentRequest(comment_id="1_2", hidden=False)
+
+    replies = [(await sync.HideComment(each)).reply.reply_id for each in (hide, show, hide, hide)]
+
+    assert replies == ["r-1-0", "r-1-1", "r-1-2", "r-1-2"]
+
+
+async def test_the_hundredth_hiding_costs_no_more_calls_than_the_first(
+    sync: "DeliveryServiceAsyncStub", store: FakeStore
+) -> None:
+    hide = pb.HideCommentRequest(comment_id="1_2", hidden=True)
+    for _ in range(99):
+        store.end((await sync.HideComment(hide)).reply.reply_id)
+
+    await sync.HideComment(hide)
+
+    assert (store.looked, len(store.asked), len(store.replies)) == (100, 100, 100)
+
+
+async def test_hiding_at_once_without_a_key_is_one(
+    sync: "DeliveryServiceAsyncStub", store: FakeStore
+) -> None:
+    hide = pb.HideCommentRequest(comment_id="1_2", hidden=True)
+    store.end((await sync.HideComment(hide)).reply.reply_id)
+
+    await asyncio.gather(*(sync.HideComment(hide) for _ in range(5)))
+
+    assert len(store.replies) == 2
 
 
 async def test_no_two_comments_share_a_key(

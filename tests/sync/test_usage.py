@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagewire_runtime.metrics import registry
 from pagewire_sync.usage import Usage, read_usage
 
 
@@ -51,6 +52,16 @@ def test_what_cannot_be_read_counts_as_nothing(text: str) -> None:
     headers = {"x-app-usage": text, "x-business-use-case-usage": text}
 
     assert read_usage(headers) == Usage(0, 0, 0)
+
+
+@pytest.mark.parametrize(("text", "count"), [("{", 1), ("[]", 1), ("[" * 5000, 1), ("{}", 0)])
+def test_a_header_that_cannot_be_read_is_counted(text: str, count: int) -> None:
+    name = "pagewire_graph_usage_unreadable_total"
+    before = registry.get_sample_value(name) or 0
+
+    read_usage({"x-app-usage": text})
+
+    assert registry.get_sample_value(name) == before + count
 
 
 @given(st.floats(allow_nan=False) | st.integers())

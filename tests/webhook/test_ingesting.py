@@ -17,6 +17,7 @@ from pagewire.store.v1.ingest_service_pb2 import (
 )
 from pagewire.type.v1.event_pb2 import Event
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal, Unavailable, refusal_from
+from pagewire_webhook.admission import Admission
 from pagewire_webhook.deliveries import new_delivery_id
 from pagewire_webhook.ingesting import Ingesting, NotStored
 from pagewire_webhook.wire import framed
@@ -342,6 +343,54 @@ async def test_one_that_is_refused_even_so_is_not_acknowledged(
 
     with pytest.raises(NotStored):
         await ingesting.store(delivery("a", "person:1"))
+
+
+async def test_it_is_full_when_as_much_is_under_way_as_is_borne(store: FakeStore) -> None:
+    ingesting = Ingesting(store, admission=Admission(at_first=2))
+    store.gate.clear()
+
+    tasks = started(ingesting, delivery("a"))
+    await until(lambda: bool(store.calls))
+    before = ingesting.is_full
+    tasks += started(ingesting, delivery("b"))
+    await asyncio.sleep(0)
+    within = ingesting.is_full
+    store.gate.set()
+    await results(tasks)
+
+    assert [before, within, ingesting.is_full] == [False, True, False]
+    await ingesting.close()
+
+
+async def test_it_is_full_when_too_many_bytes_wait(store: FakeStore) -> None:
+    ingesting = Ingesting(store, waiting_max_bytes=1_010)
+    store.gate.clear()
+
+    tasks = started(ingesting, delivery("a", body=b"x" * 990))
+    await asyncio.sleep(0)
+    within = ingesting.is_full
+    store.gate.set()
+    await results(tasks)
+
+    assert within
+    assert not ingesting.is_full
+    await ingesting.close()
+
+
+async def test_what_waits_for_a_held_lane_fills_nothing(store: FakeStore) -> None:
+    ingesting = Ingesting(store, admission=Admission(at_first=3))
+    store.held = {"1/person:1"}
+
+    held = started(ingesting, *(delivery(str(number), "person:1") for number in range(10)))
+    await until(lambda: len(store.calls) >= 3)
+    within = ingesting.is_full
+    other = await ingesting.store(delivery("other", "person:2"))
+    store.held = set()
+    await results(held)
+
+    assert not within
+    assert other.state == STORED
+    await ingesting.close()
 
 
 async def test_nothing_is_left_waiting_when_callers_go(

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -952,3 +953,50 @@ def test_the_keys_of_any_body_do_not_depend_on_entry_time_or_receipt(body: Any, 
     assert {(event.page_id, event.key) for event in first.events} == {
         (event.page_id, event.key) for event in second.events
     }
+
+
+known_items = st.fixed_dictionaries(
+    {
+        "sender": st.fixed_dictionaries({"id": st.sampled_from([JO, "7100000000000002"])}),
+        "recipient": st.just({"id": PAGE}),
+        "timestamp": st.integers(THEN, THEN + 3),
+    },
+    optional={
+        "message": st.fixed_dictionaries(
+            {"mid": st.sampled_from(["m_1", "M_1", "m_2"])}, optional={"text": st.text(max_size=3)}
+        ),
+        "postback": st.fixed_dictionaries({"payload": st.sampled_from(["A", "B"])}),
+        "reaction": st.fixed_dictionaries({"mid": st.just("m_1"), "action": st.just("react")}),
+        "read": st.fixed_dictionaries({"watermark": st.integers(THEN, THEN + 2)}),
+        "optin": st.fixed_dictionaries({"ref": st.sampled_from(["x", "é"])}),
+        "game_play": st.dictionaries(st.sampled_from(["b", "a"]), st.integers(0, 1)),
+        "brand_new": st.sampled_from([None, 1.5, {"b": 1, "a": [{"d": 1, "c": "é"}]}]),
+    },
+)
+
+
+@given(st.lists(known_items, max_size=5), st.data())
+def test_the_keys_of_items_do_not_depend_on_how_they_are_batched(
+    items: list[Any], data: st.DataObject
+) -> None:
+    together = read(entry(*items))
+
+    shuffled = data.draw(st.permutations(items))
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(items)), max_size=3)) | {0, len(items)})
+    batches = [shuffled[start:end] for start, end in pairwise(cuts)]
+    apart = [
+        normalise(
+            json.dumps(
+                {"entry": [backwards({**entry(*batch), "time": NOW + at})], "object": "page"},
+                indent=data.draw(st.sampled_from([None, 0, 3])),
+                ensure_ascii=data.draw(st.booleans()),
+            ).encode("utf-8", "surrogatepass"),
+            NOW + 1_000 * at,
+        )
+        for at, batch in enumerate(batches)
+    ]
+
+    assert {event.key for each in apart for event in each.events} == {
+        event.key for event in together.events
+    }
+    assert sum(len(each.unreadable) for each in apart) == len(together.unreadable)

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from pagewire.store.v1.ingest_service_pb2 import (
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import Unavailable
 from pagewire_webhook import receiving
+from pagewire_webhook.admission import Admission
+from pagewire_webhook.deliveries import delivery_of
 from pagewire_webhook.ingesting import Ingesting
 from pagewire_webhook.public import PublicConfig, public_app
 from pagewire_webhook.receiving import BODY_MAX_BYTES
@@ -389,21 +392,6 @@ class TestDeliveries:
         assert answer.status == 0
         assert store.deliveries == []
 
-    async def test_a_body_that_does_not_come_is_given_up(
-        self, ingesting: Ingesting, store: FakeStore
-    ) -> None:
-        app = app_with(ingesting, body_seconds=0.05)
-
-        async def never() -> Message:
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        slow = ask(app, "POST", "/api/webhook", headers=signed(BODY), parts=[b"{"], then=never)
-        answer, prompt = await asyncio.gather(slow, post(app, BODY))
-
-        assert (answer.status, answer.headers["connection"]) == (408, "close")
-        assert prompt.status == 200
-
     async def test_a_declared_size_over_the_limit_is_refused_unread(
         self, app: Starlette, store: FakeStore
     ) -> None:
@@ -434,30 +422,56 @@ class TestDeliveries:
         assert len(store.deliveries[0].body) == BODY_MAX_BYTES
         assert [event.key for event in store.deliveries[0].events] == ["message:m_1"]
 
-    async def test_large_bodies_are_taken_in_by_few_at_a_time(
-        self, ingesting: Ingesting, store: FakeStore
+    async def test_large_bodies_that_wait_to_be_read_are_bounded_and_small_ones_pass(
+        self, app: Starlette, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(receiving, "_UNREAD_MAX_BYTES", 2 * BODY_MAX_BYTES)
+        reading = threading.Event()
+        monkeypatch.setattr(receiving, "delivery_of", after(reading))
+        large = BODY + b" " * (BODY_MAX_BYTES - len(BODY))
+        two = [asyncio.create_task(post(app, large)) for _ in range(2)]
+        await asyncio.sleep(0)
+
+        third = await post(app, large)
+        monkeypatch.undo()
+        small = await post(app, BODY)
+        reading.set()
+
+        assert (third.status, third.headers["retry-after"]) == (503, "5")
+        assert small.status == 200
+        assert [(await each).status for each in two] == [200, 200]
+
+    async def test_a_large_body_that_is_not_read_in_time_is_to_be_sent_again(
+        self, ingesting: Ingesting, store: FakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         app = app_with(ingesting, answer_seconds=0.6)
-        forever = asyncio.Event()
+        reading = threading.Event()
+        monkeypatch.setattr(receiving, "delivery_of", after(reading))
 
-        async def never() -> Message:
-            await forever.wait()
-            return {"type": "http.disconnect"}
+        answer = await post(app, BODY + b" " * 100_000)
+        reading.set()
 
-        slow = [
-            asyncio.create_task(ask(app, "POST", "/api/webhook", parts=[b"{"], then=never))
-            for _ in range(8)
-        ]
-        await asyncio.sleep(0.01)
+        assert answer.status == 503
+        assert store.deliveries == []
 
-        ninth = await post(app, BODY, [("x-hub-signature-256", sign(BODY))])
-        small = await post(app, BODY)
+    async def test_past_what_is_borne_signed_bodies_are_refused_at_once_and_unread(
+        self, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ingesting = Ingesting(store, admission=Admission(at_first=1))
+        app = app_with(ingesting)
+        store.gate.clear()
+        first = asyncio.create_task(post(app, BODY))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(receiving, "delivery_of", None)
 
-        assert (ninth.status, ninth.headers["retry-after"]) == (503, "5")
-        assert small.status == 200
-        forever.set()
-        await asyncio.gather(*slow)
-        assert (await post(app, BODY, [("x-hub-signature-256", sign(BODY))])).status == 200
+        second = await post(app, BODY)
+        unsigned = await post(app, BODY, [])
+
+        assert (second.status, second.headers["retry-after"]) == (503, "5")
+        assert unsigned.status == 403
+        store.gate.set()
+        assert (await first).status == 200
+        await ingesting.close()
 
     async def test_what_cannot_be_stored_in_time_is_to_be_sent_again(
         self, ingesting: Ingesting, store: FakeStore
@@ -500,6 +514,16 @@ class TestDeliveries:
         assert registry("pagewire_webhook_events_total", kind="message") == before + 1
         assert caplog.records == []
         assert capsys.readouterr() == ("", "")
+
+
+def after(moment: threading.Event) -> Callable[..., Delivery]:
+    """Reading that takes until then; it is in a thread."""
+
+    def read(raw: bytes, **given: Any) -> Delivery:
+        moment.wait(20)
+        return delivery_of(raw, **given)
+
+    return read
 
 
 def registry(name: str, **labels: str) -> float:

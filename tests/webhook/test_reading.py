@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagewire_webhook.reading import MAX_DEPTH, MAX_KEYS, read
+from pagewire_webhook.reading import MAX_DEPTH, MAX_KEYS, MAX_VALUES, read
 from pagewire_webhook.unreadable import Unread
 
 
@@ -119,6 +120,29 @@ def test_an_object_may_have_a_thousand_keys_and_no_more() -> None:
 
     assert reason(wide(MAX_KEYS + 1)) == "keys_too_many"
     assert reason(wide(200_000)) == "keys_too_many"
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        pytest.param(lambda count: b"[" + b"0," * (count - 2) + b"0]", id="in one array"),
+        pytest.param(lambda count: b"[" + b"[]," * (count // 2 - 1) + b"0]", id="arrays"),
+        pytest.param(lambda count: b"[" + b"{}," * (count // 2 - 1) + b"0]", id="objects"),
+        pytest.param(
+            lambda count: b'["\\ud800",' + b"0," * (count - 3) + b"0]", id="on the patient way"
+        ),
+    ],
+)
+def test_a_body_may_have_a_quarter_of_a_million_values_and_no_more(
+    many: Callable[[int], bytes],
+) -> None:
+    read(many(MAX_VALUES))
+
+    assert reason(many(MAX_VALUES + 4)) == "values_too_many"
+
+
+def test_a_long_text_is_one_value() -> None:
+    assert read(json.dumps("a text " * 500_000).encode()) == "a text " * 500_000
 
 
 json_values = st.recursive(

@@ -11,6 +11,7 @@ from pagewire_webhook.signature import Secret, secrets_of, signer
 
 KEY = "example-app-secret"
 ONE = secrets_of([KEY])
+NOW = 1_767_312_010.5
 
 BODY_A = b'{"object":"page","entry":[]}'
 BODY_B = (
@@ -35,26 +36,26 @@ def sign(raw: bytes, key: str = KEY) -> bytes:
 
 @pytest.mark.parametrize(("raw", "digest"), KNOWN.items(), ids=["A", "B", "C"])
 def test_the_known_answers_are_taken(raw: bytes, digest: str) -> None:
-    assert signer(raw, [b"sha256=" + digest.encode()], ONE) == "app"
+    assert signer(raw, [b"sha256=" + digest.encode()], ONE, NOW) == "app"
 
 
 def test_another_spelling_of_the_same_document_is_refused() -> None:
-    assert signer(BODY_C, [sign(BODY_B)], ONE) is None
+    assert signer(BODY_C, [sign(BODY_B)], ONE, NOW) is None
 
 
 def test_the_secret_that_matched_is_named() -> None:
     secrets = secrets_of(["new-secret-of-the-app", "old-secret-of-the-app"], ["instagram-secret-x"])
 
-    assert signer(BODY_A, [sign(BODY_A, "new-secret-of-the-app")], secrets) == "app"
-    assert signer(BODY_A, [sign(BODY_A, "old-secret-of-the-app")], secrets) == "app-previous"
-    assert signer(BODY_A, [sign(BODY_A, "instagram-secret-x")], secrets) == "instagram"
-    assert signer(BODY_A, [sign(BODY_A, "a-secret-taken-out")], secrets) is None
+    assert signer(BODY_A, [sign(BODY_A, "new-secret-of-the-app")], secrets, NOW) == "app"
+    assert signer(BODY_A, [sign(BODY_A, "old-secret-of-the-app")], secrets, NOW) == "app-previous"
+    assert signer(BODY_A, [sign(BODY_A, "instagram-secret-x")], secrets, NOW) == "instagram"
+    assert signer(BODY_A, [sign(BODY_A, "a-secret-taken-out")], secrets, NOW) is None
 
 
 def test_upper_case_hex_is_the_same_digest() -> None:
     upper = b"sha256=" + sign(BODY_A).removeprefix(b"sha256=").upper()
 
-    assert signer(BODY_A, [upper], ONE) == "app"
+    assert signer(BODY_A, [upper], ONE, NOW) == "app"
 
 
 RIGHT = sign(BODY_A)
@@ -83,14 +84,14 @@ WRONG = b"sha256=" + b"0" * 64
     ],
 )
 def test_all_but_one_well_formed_header_is_refused(headers: list[bytes]) -> None:
-    assert signer(BODY_A, headers, ONE) is None
+    assert signer(BODY_A, headers, ONE, NOW) is None
 
 
 @given(st.binary(max_size=300), st.binary(min_size=1, max_size=80))
 def test_what_was_signed_verifies(raw: bytes, key: bytes) -> None:
     claim = b"sha256=" + hmac.digest(key, raw, "sha256").hex().encode()
 
-    assert signer(raw, [claim], [Secret("app", key)]) == "app"
+    assert signer(raw, [claim], [Secret("app", key)], NOW) == "app"
 
 
 @given(st.binary(min_size=1, max_size=300), st.data())
@@ -99,7 +100,7 @@ def test_any_changed_byte_of_the_body_fails(raw: bytes, data: st.DataObject) -> 
     changed = bytearray(raw)
     changed[at] ^= data.draw(st.integers(1, 255))
 
-    assert signer(bytes(changed), [sign(raw)], ONE) is None
+    assert signer(bytes(changed), [sign(raw)], ONE, NOW) is None
 
 
 @given(st.data())
@@ -108,7 +109,7 @@ def test_any_changed_byte_of_the_header_fails(data: st.DataObject) -> None:
     changed = bytearray(RIGHT)
     changed[at] ^= data.draw(st.integers(1, 255))
 
-    verdict = signer(BODY_A, [bytes(changed)], ONE)
+    verdict = signer(BODY_A, [bytes(changed)], ONE, NOW)
 
     is_another_case = changed.startswith(b"sha256=") and bytes(changed).lower() == RIGHT
     assert verdict == ("app" if is_another_case else None)
@@ -116,7 +117,7 @@ def test_any_changed_byte_of_the_header_fails(data: st.DataObject) -> None:
 
 @given(st.lists(st.binary(max_size=100), max_size=3))
 def test_no_header_makes_it_raise(headers: list[bytes]) -> None:
-    assert signer(BODY_A, headers, ONE) in (None, "app")
+    assert signer(BODY_A, headers, ONE, NOW) in (None, "app")
 
 
 def test_a_secret_does_not_show_its_key() -> None:

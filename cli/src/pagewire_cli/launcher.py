@@ -40,7 +40,7 @@ MODULES: Mapping[str, Sequence[str]] = {
 }
 AFTER = {"rules": {"store"}, "sync": {"store"}, "webhook": {"store"}}
 
-URL_OF = {"postgres": "DATABASE_URL", "valkey": "REDIS_URL"}  # the settings of embedded servers
+URL_OF = {"postgres": "DATABASE_URL", "valkey": "REDIS_URL"}  # the one given, none is embedded
 
 # What a process has of this one's environment; its settings come from the launch alone.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV")
@@ -49,7 +49,7 @@ NO_BALANCER = {"UNREADY_SECONDS": "0"}
 # Whoever stays up is tried out by hand: the simulator takes any page, person and comment as given.
 TRIED_BY_HAND = {"SIMULATOR_ADOPT": "true"}
 # Who alone may log in to the database and read page tokens.
-STORE_ONLY = ("DATABASE_URL", "DATABASE_POOL_MAX", "TOKEN_ENCRYPTION_KEYS")
+STORE_ONLY = ("DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_POOL_MAX", "TOKEN_ENCRYPTION_KEYS")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ async def running(
             server.spawn()
             await asyncio.to_thread(server.wait_ready)
         settings = NO_BALANCER | given | secretfile.complete(given, folder) | wiring(places, given)
-        settings |= {URL_OF[name]: server.url for name, server in servers.items()}
+        for server in servers.values():
+            settings |= server.settings
         supervisor = Supervisor(_specs(places, settings, services), folder / "logs")
         on_exit.push_async_callback(supervisor.stop, SERVICES_STOP_WITHIN)
         await supervisor.start()
@@ -219,7 +220,6 @@ def greeting(system: System, environ: Mapping[str, str]) -> str:
     lines = {
         "public edge": f"{at['public']}/api/webhook",
         "operator API": f"{at['operator']}/api/openapi.json",
-        "console": f"{at['operator']}/",
         "metrics": f"{at['operator']}/metrics",
         "gRPC store": at["store"],
         "gRPC rules": at["rules"],

@@ -1,4 +1,4 @@
-"""`pagewire parked`: events and replies that wait for a person, and trying them again."""
+"""`pagewire parked`: events and replies that wait for a person: trying them again, ending them."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -6,9 +6,13 @@ import grpc
 import typer
 
 from pagewire.store.v1.operation_service_pb2 import (
+    SETTLEMENT_DROPPED,
+    SETTLEMENT_SENT,
     ListParkedRequest,
     RetryParkedRequest,
     RetryParkedResponse,
+    SettleParkedRequest,
+    SettleParkedResponse,
 )
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire_cli import output
@@ -26,7 +30,7 @@ from pagewire_cli.shapes import Json
 if TYPE_CHECKING:
     from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceAsyncStub
 
-app = typer.Typer(help="What waits for a person: list, try again.", rich_markup_mode=None)
+app = typer.Typer(help="What waits for a person: list, try again, end.", rich_markup_mode=None)
 
 
 def _service(channel: grpc.aio.Channel) -> "OperationServiceAsyncStub":
@@ -102,3 +106,30 @@ def retry(
 
     ask("store", work)
     print(f"{parked_id} is tried again.")
+
+
+@app.command()
+def settle(
+    parked_id: Annotated[str, typer.Argument(metavar="ID", help="As the list shows it.")],
+    was_sent: Annotated[
+        bool,
+        typer.Option("--sent/--dropped", help="It stands in the conversation; or let it go."),
+    ],
+) -> None:
+    """End what is parked, as you found it in the conversation.
+
+    A dropped reply fails, and a rule that may answer once may answer that person again; a dropped
+    event stays undecided.
+
+    \b
+    pagewire parked settle r-101-7 --sent
+    pagewire parked settle e-101-3 --dropped
+    """
+    end = SETTLEMENT_SENT if was_sent else SETTLEMENT_DROPPED
+
+    async def work(channel: grpc.aio.Channel) -> SettleParkedResponse:
+        request = SettleParkedRequest(parked_id=parked_id, settlement=end)
+        return await _service(channel).SettleParked(request)
+
+    ask("store", work)
+    print(f"{parked_id} has ended: {'sent' if was_sent else 'dropped'}.")

@@ -18,7 +18,9 @@ from pagewire_runtime.tls import Tls
 READY_WITHIN = 60.0
 STOP_WITHIN = 10.0
 QUICK = 3.0  # a process that lived for less died quickly
-FIRST_DELAY, LONGEST_DELAY = 0.25, 10.0
+DELAY = 0.25  # with the time to spawn well within the second that a dead process may stay dead
+HOPELESS = 10  # so many lives in a row that never became ready: something else has to be mended
+LONGEST_DELAY = 10.0
 
 Probe = Callable[[], Awaitable[bool]]
 
@@ -72,11 +74,24 @@ def http_answers(url: str, *, well: bool = True) -> Probe:
     return probe
 
 
-def delay_before_restart(quick_deaths: int) -> float:
-    """Seconds to wait after so many quick deaths in a row: none after one, doubling from there."""
-    if quick_deaths < 2:
-        return 0.0
-    return min(FIRST_DELAY * 2.0 ** min(quick_deaths - 2, 10), LONGEST_DELAY)
+@dataclass
+class Deaths:
+    """Those of one process that came one after the other, and so how long its next life may wait.
+
+    It is there again at once, after quick deaths soon; only what has not become ready in HOPELESS
+    lives is tried ever more slowly, twice as late each time up to LONGEST_DELAY.
+    """
+
+    quick: int = 0
+    unready: int = 0
+
+    def delay_after(self, lived: float, *, was_ready: bool) -> float:
+        """Counts a death after so many seconds of life; the seconds to wait before the next."""
+        self.quick = self.quick + 1 if lived < QUICK else 0
+        self.unready = 0 if was_ready else self.unready + 1
+        if self.unready >= HOPELESS:
+            return min(DELAY * 2.0 ** min(self.unready - HOPELESS + 1, 10), LONGEST_DELAY)
+        return DELAY if self.quick > 1 else 0.0
 
 
 class Process:
@@ -93,6 +108,7 @@ class Process:
         self._told = asyncio.Event()  # to stop
         self._ready = asyncio.Event()
         self._was_ready = False  # since the last start; until then a death is a failure to start
+        self._served = False  # this life, or the one that ended, became ready
 
     @property
     def pid(self) -> int:
@@ -161,15 +177,25 @@ class Process:
         return self._child
 
     async def _keep(self) -> None:
-        quick_deaths = 0
+        deaths = Deaths()
         while not self._told.is_set():
             born = time.monotonic()
             await self._live()
             if not self._was_ready:
                 return
-            quick_deaths = quick_deaths + 1 if time.monotonic() - born < QUICK else 0
+            pause = deaths.delay_after(time.monotonic() - born, was_ready=self._served)
+            if pause > DELAY:
+                self._note(
+                    f"ended {deaths.unready} times without becoming ready;"
+                    f" it is started again in {pause:g} s"
+                )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), delay_before_restart(quick_deaths))
+                await asyncio.wait_for(self._told.wait(), pause)
+
+    def _note(self, what: str) -> None:
+        """Says it at the end of its log, where somebody looks who wonders about it."""
+        with self.log.open("a") as log:
+            log.write(f"pagewire: {self.spec.name} {what}\n")
 
     async def _live(self) -> None:
         """One life, from start to end."""
@@ -177,6 +203,7 @@ class Process:
             if self._told.is_set():
                 return
             self._child = await self._spawn()
+            self._served = False
         prober = asyncio.create_task(self._probe())
         self.exit_codes.append(await self._child.wait())
         prober.cancel()
@@ -197,7 +224,7 @@ class Process:
     async def _probe(self) -> None:
         while not await self.spec.ready():  # noqa: ASYNC110 - another process tells nobody
             await asyncio.sleep(0.1)
-        self._was_ready = True
+        self._was_ready = self._served = True
         self._ready.set()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import grpc
 
 from pagewire_runtime.interception import StreamCalls, UnaryCalls
+from pagewire_runtime.renewing import RenewingChannel
 from pagewire_runtime.tls import Tls
 
 MAX_MESSAGE_BYTES = 5 * 2**20
@@ -26,7 +27,10 @@ def channel(
 
     Calls on it raise Refusal, never AioRpcError. The methods named in `repeatable`
     ("/package.Service/Method") are tried up to three times where the answer is UNAVAILABLE, all
-    within the call's one timeout. Connecting is lazy.
+    within the call's one timeout. Connecting is lazy. With `tls` it goes on with what its files
+    hold once they were replaced, and has to be made where a loop runs.
+
+    Raises SettingsError where those files are not sound.
     """
     options = [
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -44,9 +48,13 @@ def channel(
     interceptors: list[grpc.aio.ClientInterceptor] = [UnaryCalls(token), StreamCalls(token)]
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
-    return grpc.aio.secure_channel(
-        target, tls.channel_credentials(), options=options, interceptors=interceptors
-    )
+
+    def connect(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(
+            target, credentials, options=options, interceptors=interceptors
+        )
+
+    return RenewingChannel(tls, connect)
 
 
 def _service_config(repeatable: Iterable[str]) -> dict[str, object]:

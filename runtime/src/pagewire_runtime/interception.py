@@ -86,6 +86,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._certificates = certificates
         self._guarded: dict[str, Handler] = {}
         self._streams: set[asyncio.Timeout] = set()
+        self._ending: set[asyncio.Future[Any]] = set()
         self._draining = False
 
     async def intercept_service(
@@ -128,7 +129,7 @@ class Guard(grpc.aio.ServerInterceptor):
         cap = self._overrides.get(method, self._cap).total_seconds()
         admitted = self._method_roles.get(method, frozenset())
         behave: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        answer = self._stream if handler.response_streaming else _unary
+        answer = self._stream if handler.response_streaming else self._unary
 
         async def guarded(raw: bytes, context: Context) -> Any:
             started, code = time.perf_counter(), grpc.StatusCode.OK
@@ -156,27 +157,50 @@ class Guard(grpc.aio.ServerInterceptor):
     def _identify(self, method: str, admitted: frozenset[str], context: Context) -> None:
         """Binds the call's id and its caller; raises Unauthenticated or Forbidden."""
         metadata = dict(context.invocation_metadata() or ())
-        shown = metadata.get(REQUEST_ID_KEY)
-        known = isinstance(shown, str) and _REQUEST_ID.fullmatch(shown)
-        _request_id.set(identity := str(shown) if known else _new_id())
+        given = metadata.get(REQUEST_ID_KEY)
+        known = isinstance(given, str) and _REQUEST_ID.fullmatch(given)
+        _request_id.set(identity := str(given) if known else _new_id())
         structlog.contextvars.bind_contextvars(request_id=identity, method=method)
-        role = self._role(metadata, context)
-        if role not in admitted:
-            raise Forbidden(f"the role {role} may not call {method}", role=role, method=method)
+        roles = self._roles(metadata, context)
+        role = next((role for role in roles if role in admitted), None)
+        if role is None:
+            shown = ", ".join(roles)
+            raise Forbidden(f"the role {shown} may not call {method}", role=shown, method=method)
         set_caller(Caller(role, actor_from(metadata.get(ACTOR_KEY))))
 
-    def _role(self, metadata: Mapping[str, str | bytes], context: Context) -> str:
+    def _roles(self, metadata: Mapping[str, str | bytes], context: Context) -> list[str]:
+        """Those of the caller: a token has one, a certificate may name several."""
         if self._certificates:
-            names = peer_names(context.auth_context())
-            role = next((name for name in names if name in ROLES), None)
-            if role is None:
+            roles = [name for name in peer_names(context.auth_context()) if name in ROLES]
+            if not roles:
                 raise Forbidden("the certificate names no role of ours")
-            return role
+            return roles
         scheme, _, bearer = str(metadata.get("authorization", "")).partition(" ")
         role = self._tokens.role_of(bearer) if scheme.lower() == "bearer" else None
         if role is None:
             raise Unauthenticated("send one of SERVICE_TOKENS as a bearer token")
-        return role
+        return [role]
+
+    async def _unary(
+        self, behave: Any, request: Any, context: Context, limit: asyncio.Timeout
+    ) -> Any:
+        if limit.when() is None:
+            return await behave(request, context)
+        # What is told to end may take its time, as a statement does on a server that hangs; the
+        # answer does not wait for that.
+        work = asyncio.ensure_future(behave(request, context))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self._ending.add(work)
+            work.add_done_callback(self._ended)
+            work.cancel()
+            raise
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self._ending.discard(work)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            log.warning("failed_after_its_deadline", kind=type(error).__name__)
 
     async def _stream(
         self, behave: Any, request: Any, context: Context, limit: asyncio.Timeout
@@ -205,10 +229,6 @@ class Guard(grpc.aio.ServerInterceptor):
 
 def _stopping() -> Refusal:
     return Unavailable("a server that is stopping")
-
-
-async def _unary(behave: Any, request: Any, context: Context, _: asyncio.Timeout) -> Any:
-    return await behave(request, context)
 
 
 def _allow(context: Context, cap: float) -> float | None:

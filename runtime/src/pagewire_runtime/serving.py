@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ipaddress
+import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -21,7 +24,9 @@ from pagewire_runtime.calling import MAX_MESSAGE_BYTES
 from pagewire_runtime.errors import SettingsError
 from pagewire_runtime.interception import DEADLINE_CAP, Guard
 from pagewire_runtime.logs import get_logger
+from pagewire_runtime.rehearsal import rehearse
 from pagewire_runtime.tls import Tls
+from pagewire_runtime.watchdog import watching
 
 log = get_logger(__name__)
 
@@ -56,14 +61,17 @@ async def serving(
     deadline_overrides: Mapping[str, timedelta] | None = None,
     max_concurrent_rpcs: int = 512,
     tls: Tls | None = None,
+    insecure: bool = False,
 ) -> AsyncIterator[Server]:
     """Serves on `host:port` or `unix:/path` within the block.
 
     On leaving it: health says NOT_SERVING, `unready_wait` passes so that balancers notice, streams
     end with UNAVAILABLE, and calls in flight have `drain` to finish. `reflection` names the
     services whose schema is shown, to anybody; `deadline_overrides` are by full method name.
+    With `tls` new connections get what its files hold by then. Without it only this machine is
+    served, unless it may be `insecure`.
 
-    Raises SettingsError where it can't listen there.
+    Raises SettingsError where it can't listen there, or must not without TLS.
     """
     guard = Guard(
         tokens,
@@ -83,7 +91,8 @@ async def serving(
     register(server)
     if reflection:
         grpc_reflection.enable_server_reflection([*reflection, health.SERVICE_NAME], server)
-    port = _bind(server, listen, tls)
+    credentials = _credentials(listen, tls, insecure)
+    port = _bind(server, listen, credentials)
     await server.start()
     try:
         log.info("serving", listen=listen, port=port)
@@ -97,13 +106,43 @@ async def serving(
         log.info("stopped")
 
 
-def _bind(server: grpc.aio.Server, listen: str, tls: Tls | None) -> int:
+def _credentials(listen: str, tls: Tls | None, insecure: bool) -> grpc.ServerCredentials | None:
+    """To be held for as long as the server lives, which asks them for newer certificates."""
+    if tls is not None:
+        return tls.server_credentials()
+    if insecure or _is_local(listen):
+        return None
+    raise SettingsError(
+        f"{listen} can be reached from other machines: set TLS_CERT_FILE, TLS_KEY_FILE and"
+        " TLS_CA_FILE, or GRPC_INSECURE=true for development"
+    )
+
+
+def _is_local(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]")
+    if listen.startswith("unix:") or host == "localhost":
+        return True
     try:
-        if tls is None:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is None:
             return server.add_insecure_port(listen)
-        return server.add_secure_port(listen, tls.server_credentials())
+        return server.add_secure_port(listen, credentials)
     except (RuntimeError, OSError) as error:
         raise SettingsError(f"can't listen on {listen}: {error}") from error
+
+
+# How often a connection may ping; the third ping that comes too soon ends it.
+_PING_FLOOR = timedelta(seconds=10)
+# So that clients look anew who serves, and new replicas get their part; gRPC varies it by a tenth.
+# A certificate that was taken back is good for no longer either.
+_CONNECTION_AGE = timedelta(minutes=10)
+_CONNECTION_GRACE = timedelta(seconds=30)
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -116,11 +155,15 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         # A second process on the same port must fail, not take half of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        # So that clients look anew who serves, and new replicas get their part.
-        ("grpc.max_connection_age_ms", 10 * 60 * 1000),
-        ("grpc.max_connection_age_grace_ms", 30 * 1000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _milliseconds(_PING_FLOOR)),
+        ("grpc.http2.max_ping_strikes", 2),
+        ("grpc.max_connection_age_ms", _milliseconds(_CONNECTION_AGE)),
+        ("grpc.max_connection_age_grace_ms", _milliseconds(_CONNECTION_GRACE)),
     ]
+
+
+def _milliseconds(time: timedelta) -> int:
+    return int(time.total_seconds() * 1000)
 
 
 async def until_signalled() -> None:
@@ -136,8 +179,18 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
     With 0 when it returned, or was told to stop before it waited for that (it is cancelled then); 2
     and a line on stderr a setting for a SettingsError; 1 and the log for what nobody foresaw.
     """
+    _leave_no_core()
     _collect_seldom()
     sys.exit(_exit_code(main))
+
+
+def _leave_no_core() -> None:
+    """A crash writes no image of the memory, where secrets and people's words are.
+
+    To the kernel a limit of one byte means: not into a file, and not into a program's hands either.
+    """
+    with suppress(ValueError, OSError):  # a lower limit was set before: as well
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 def _collect_seldom() -> None:
@@ -152,6 +205,7 @@ def _collect_seldom() -> None:
 
 def _exit_code(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     try:
+        rehearse(os.environ)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_stoppable(main))
     except SettingsError as error:
@@ -173,7 +227,8 @@ async def _stoppable(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         starting.cancel()
 
     _on_stop(cancel)
-    await starting
+    with watching(asyncio.get_running_loop()):
+        await starting
 
 
 def _on_stop(act: Callable[[], object]) -> None:

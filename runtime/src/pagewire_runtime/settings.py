@@ -127,6 +127,23 @@ class CommonSettings(ServiceSettings):
         None, validation_alias="TLS_CA_FILE", description="Who signs the services' certificates."
     )
 
+    grpc_insecure: bool = Field(
+        False,
+        validation_alias="GRPC_INSECURE",
+        description="Whether other machines are served without TLS: for development.",
+    )
+    environment: Literal["development", "production"] = Field(
+        "development",
+        validation_alias="PAGEWIRE_ENVIRONMENT",
+        description="production refuses what is for development and tests.",
+    )
+
+    @model_validator(mode="after")
+    def _secure_in_production(self) -> Self:
+        if self.grpc_insecure and self.environment == "production":
+            raise ValueError("GRPC_INSECURE: is for development, PAGEWIRE_ENVIRONMENT=production")
+        return self
+
     @model_validator(mode="after")
     def _all_of_tls_or_none(self) -> Self:
         given = [self.tls_cert_file, self.tls_key_file, self.tls_ca_file]

@@ -31,11 +31,13 @@ CODES = {
 }
 
 # Codes that gRPC itself answers with and we never choose; any other is INTERNAL.
-_KINDS = {code: kind for kind, code in CODES.items()} | {
+KINDS = {code: kind for kind, code in CODES.items()} | {
     grpc.StatusCode.DEADLINE_EXCEEDED: Kind.TRANSIENT,
     grpc.StatusCode.CANCELLED: Kind.TRANSIENT,
     grpc.StatusCode.OUT_OF_RANGE: Kind.INVALID,
 }
+
+UNREACHED = "a service that the answer needs did not answer in time, or can't be reached: try again"
 
 # A status travels in trailers, which share the 16 KiB of a call's metadata.
 _MESSAGE_MAX = 1024
@@ -64,16 +66,24 @@ def bare_status(
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> Refusal:
-    """The refusal that a call met; one without ErrorInfo has its code's name for a reason."""
+    """The refusal that a call met; one without ErrorInfo has its code's name for a reason.
+
+    It may go on to our own caller, so what gRPC itself says of a connection stays out of it: the
+    address of the other side stands there.
+    """
     reason, metadata, retry_after = error.code().name, {}, None
+    told = False
     for detail in _details(error):
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         if detail.Unpack(info):
-            reason, metadata = info.reason, dict(info.metadata)
+            reason, metadata, told = info.reason, dict(info.metadata), True
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-    kind = _KINDS.get(error.code(), Kind.INTERNAL)
-    return refusal_from(kind, reason, error.details() or "", metadata, retry_after)
+    kind = KINDS.get(error.code(), Kind.INTERNAL)
+    message = error.details() or ""
+    if kind is Kind.TRANSIENT and not told:
+        message = UNREACHED
+    return refusal_from(kind, reason, message, metadata, retry_after)
 
 
 def _packed(detail: Message) -> any_pb2.Any:

@@ -43,12 +43,15 @@ class Echoes(msgspec.Struct, frozen=True, kw_only=True):
     ``when``: after (``delay`` seconds after the message was made, however long its answer takes),
     before (the answer waits until it was taken), never, or twice. ``metadata`` None: as the
     platform does (Messenger yes, Instagram no); ``tag`` replaces the metadata by another text.
+    ``late``: the share of those told after that come ``late_by`` seconds later still.
     """
 
     when: str = "after"
     delay: float = 0.05
     metadata: bool | None = None
     tag: str | None = None
+    late: float = 0
+    late_by: float = 5
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -182,7 +185,8 @@ class Meta:
             if record.subscribed:
                 await self.changed.until(lambda: record.told > 0, ECHO_PATIENCE)
         for _ in range({"after": 1, "twice": 2}.get(how.when, 0)):
-            self._echo_later(account, sent, how.delay)
+            late = how.late_by if self.chance.is_late(how.late) else 0
+            self._echo_later(account, sent, how.delay + late)
 
     def _echo_later(self, account: Account, sent: Message, delay: float) -> None:
         def fire() -> None:

@@ -56,6 +56,7 @@ class Chance:
         self._repeat = Random(f"{seed}/repeat")
         self._time = Random(f"{seed}/time")
         self._lag = Random(f"{seed}/lag")
+        self._late = Random(f"{seed}/late")
 
     def delay(self, plan: Plan) -> float:
         """How long an event waits before it may go out."""
@@ -72,6 +73,10 @@ class Chance:
 
     def new_time(self, plan: Plan) -> bool:
         return self._time.random() < plan.new_time
+
+    def is_late(self, share: float) -> bool:
+        """Whether an echo is one of the late ones, where so many are."""
+        return bool(share) and self._late.random() < share
 
     def lag(self) -> int:
         """Milliseconds between what a person does and the sending of its event."""

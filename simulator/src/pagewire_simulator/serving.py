@@ -11,6 +11,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 DRAIN_SECONDS = 8
+KEEP_ALIVE_SECONDS = 75
+"""Longer than any client keeps an idle connection: one closed just as a request is written to it
+loses the request, and its sender can't know how it ended."""
 
 
 class Cuttable(HttpToolsProtocol):
@@ -62,6 +65,7 @@ async def serving(app: Any, address: str) -> AsyncIterator[str]:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     server = Server(config)
     task = asyncio.get_running_loop().create_task(server.serve(sockets=[bound]))

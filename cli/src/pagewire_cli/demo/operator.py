@@ -72,8 +72,10 @@ class Operator:
     async def make_rule(self, rule: Json) -> None:
         await self._ask("POST", "/api/rules", json=rule)
 
-    async def stored_mids(self, page_id: str) -> list[str]:
-        """The ids of all messages of a page, as often as they are stored."""
+    async def stored_mids(self, page_id: str) -> list[str | None]:
+        """The ids of all messages of a page, as often as they are stored; a reply not sent yet has
+        none.
+        """
         query: dict[str, Any] = {"page_id": page_id, "page_size": AT_MOST}
         listed = await self._ask("GET", "/api/conversations", params=query)
         found = await asyncio.gather(

@@ -19,7 +19,8 @@ class Evidence:
     """Everything that is known when the last word was said.
 
     `events`, `deliveries` and `calls` are the ledger's, `stored_mids` and `stored_comments` the
-    store's, each as often as it is there; `comments` and `mids` are what Meta told of.
+    store's, each as often as it is there, None for a reply that has no id yet; `comments` and
+    `mids` are what Meta told of.
     """
 
     played: Sequence[Played]
@@ -28,7 +29,7 @@ class Evidence:
     events: Sequence[Json]
     deliveries: Sequence[Json]
     calls: Sequence[Json]
-    stored_mids: Sequence[str]
+    stored_mids: Sequence[str | None]
     stored_comments: Sequence[str]
     echoes: Sequence[str]
     status: Json
@@ -100,7 +101,7 @@ def _unacknowledged(seen: Evidence) -> Iterator[str]:
 
 def _not_stored_once(seen: Evidence) -> Iterator[str]:
     mids = {event["subject"] for event in seen.events if _message(event)}
-    stored = Counter(seen.stored_mids)
+    stored = Counter(mid for mid in seen.stored_mids if mid is not None)
     for mid in (mids | set(seen.echoes)) - stored.keys():
         yield f"message {mid} is not stored"
     comments = {event["subject"] for event in seen.events if event["field"] in ("feed", "comments")}

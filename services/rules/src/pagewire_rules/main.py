@@ -41,6 +41,7 @@ async def serve(settings: Settings) -> None:
             reflection=["pagewire.rules.v1.RuleService"] if settings.grpc_reflection else None,
             max_message_bytes=MESSAGE_BYTES,
             tls=settings.tls,
+            insecure=settings.grpc_insecure,
         ):
             await until_signalled()
 

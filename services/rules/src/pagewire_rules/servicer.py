@@ -28,6 +28,7 @@ from pagewire_rules.books import Book, Books, compiled_rule
 from pagewire_rules.evaluation import MISSES, Match, Miss, evaluate, examine
 from pagewire_rules.matching import Found
 from pagewire_rules.subjects import subject_of, subject_of_try
+from pagewire_runtime import faults
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
 from pagewire_runtime.logs import get_logger
 
@@ -130,6 +131,7 @@ class RuleServicer(RuleServiceServicer):
     async def EvaluateEvents(
         self, request: pb.EvaluateEventsRequest, context: Context
     ) -> pb.EvaluateEventsResponse:
+        await faults.reach("rules.evaluate", faults.named(item.event for item in request.events))
         versions: dict[str, int] = {}
         for item in request.events:
             page_id = item.event.page_id

@@ -28,6 +28,7 @@ _ROLES = {
     "OutboxService": {
         "EnqueueReply": _SYNC,
         "GetReply": _SYNC | _READERS,
+        "GetLastHiding": _SYNC,
         "ClaimReplies": _SYNC,
         "RecordOutcomes": _SYNC,
         "ClaimReadBacks": _SYNC,
@@ -60,6 +61,7 @@ _ROLES = {
         "ClaimReplays": _WEBHOOK,
         "ListParked": _OPERATOR,
         "RetryParked": _OPERATOR,
+        "SettleParked": _OPERATOR,
         "GetStatus": _OPERATOR,
     },
 }

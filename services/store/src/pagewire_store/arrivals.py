@@ -18,7 +18,7 @@ from pagewire.type.v1.event_pb2 import (
 )
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_store.ids import parse_number
-from pagewire_store.projections import micros
+from pagewire_store.projections import timestamp_micros
 
 Key: TypeAlias = tuple[str, str]
 """An event's page and row key."""
@@ -81,7 +81,7 @@ def parcel(delivery: Delivery) -> Parcel:
         delivery,
         arrivals,
         frozenset(arrival.lane for arrival in arrivals.values()),
-        micros(delivery.receive_time),
+        timestamp_micros(delivery.receive_time),
     )
 
 
@@ -90,7 +90,7 @@ def row_key(event: Event) -> str:
     if event.key:
         return event.key
     hidden = "true" if event.comment.hidden else "false"
-    sent_ms = micros(event.sent_time) // 1000
+    sent_ms = timestamp_micros(event.sent_time) // 1000
     return f"comment_hidden:{event.comment.comment_id}:{sent_ms}:{hidden}"
 
 

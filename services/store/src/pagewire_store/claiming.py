@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
+import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pagewire.store.v1.lane_service_pb2 import (
@@ -21,7 +25,8 @@ from pagewire.store.v1.lane_service_pb2 import (
 )
 from pagewire.type.v1.event_pb2 import ID_SPACE_MESSAGING, Event
 from pagewire.type.v1.page_pb2 import Platform
-from pagewire_runtime.errors import InvalidArgument
+from pagewire_runtime import faults
+from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_store.arrivals import Lane
 from pagewire_store.columns import BIGINT, TEXT, Bulk
 from pagewire_store.connections import Connections, Driver
@@ -147,10 +152,11 @@ _FREE = Bulk(
 _GIVE_BACK = Bulk(
     """
     update lane l set lease_owner = null, lease_until = null
-    from {rows} where l.page_id = n.page_id and l.lane = n.lane
+    from {rows} where l.page_id = n.page_id and l.lane = n.lane and l.epoch = n.epoch
     """,
     page_id=TEXT,
     lane=TEXT,
+    epoch=BIGINT,
 )
 
 # Prolongs leases that nobody has taken over; one that was given back stays so.
@@ -238,6 +244,7 @@ class Claims:
         self._waking = waking
         self._lease = lease
         self._max_bytes = max_bytes
+        self._letting_go: set[asyncio.Task[None]] = set()
 
     async def claim(self, request: ClaimLanesRequest) -> ClaimLanesResponse:
         """Due lanes, leased to the caller; waits for one as long as the request says.
@@ -264,43 +271,74 @@ class Claims:
             )
             return answers[2].rows
 
-        lost = await in_live_transaction(self._connections, work)
+        lost = await in_live_transaction(self._connections, work, part="store.claim")
         return ExtendLeasesResponse(
             lost=[LaneRef(page_id=page, lane=lane, epoch=epoch) for page, lane, epoch in lost]
         )
 
     async def _claim(self, request: ClaimLanesRequest) -> list[ClaimedLane]:
-        while True:
-            lanes, leased = await in_live_transaction(
-                self._connections, lambda connection: self._lease_lanes(connection, request)
-            )
-            if lanes or not leased:  # those that were leased and found empty may hide others
+        max_events = min(request.max_events or DEFAULT_EVENTS, MAX_EVENTS)
+        while leases := await self._leased(request):
+            names = (name for lease in leases for name in lease[:2])
+            await faults.reach("store.claim.leased", names)
+            try:
+                lanes = await in_live_transaction(
+                    self._connections,
+                    partial(self._work_of, leases=leases, max_events=max_events),
+                    part="store.claim",
+                )
+            except BaseException:
+                self._let_go(leases)
+                raise
+            if lanes:  # those that were leased and found empty may hide others
                 return lanes
+        return []
 
-    async def _lease_lanes(
-        self, connection: Driver, request: ClaimLanesRequest
-    ) -> tuple[list[ClaimedLane], bool]:
-        """The lanes, and whether any were leased: by a statement that is a transaction, so that
-        one that finds nothing is all there is. Then nobody else works on what is read of them."""
+    async def _leased(self, request: ClaimLanesRequest) -> list[_Lease]:
+        """Leases, by a statement that is a transaction, so that one that finds nothing is all.
+
+        Then nobody else works on what is read of them.
+        """
         most = at_most("max_lanes", request.max_lanes)
         lease = _LEASE.said(
             most.to_bytes(8), request.owner.encode(), (self._lease // MICROSECOND).to_bytes(8)
         )
-        (leased,) = await trip(connection, lease)
-        leases = [_Lease(*row) for row in leased.rows]
-        if not leases:
-            return [], False
-        max_events = min(request.max_events or DEFAULT_EVENTS, MAX_EVENTS)
+
+        async def work(connection: Driver) -> list[_Lease]:
+            (leased,) = await trip(connection, lease)
+            return [_Lease(*row) for row in leased.rows]
+
+        return await in_live_transaction(self._connections, work, part="store.claim")
+
+    async def _work_of(
+        self, connection: Driver, *, leases: Sequence[_Lease], max_events: int
+    ) -> list[ClaimedLane]:
         work = await self._read(connection, leases, max_events)
         if not all(lease in work and not lease.deserted for lease in leases):
             work = await self._put_right(connection, leases, max_events)
-        return [work.of(lease) for lease in leases if lease in work], True
+        return [work.of(lease) for lease in leases if lease in work]
+
+    def _let_go(self, leases: Sequence[_Lease]) -> None:
+        """Gives back, by itself, what the caller will not hear of: nobody works on it."""
+
+        async def work(connection: Driver) -> None:
+            await ended(connection, _GIVE_BACK.over([lease[:3] for lease in leases]))
+
+        async def give_back() -> None:
+            with suppress(Unavailable, psycopg.Error):  # else the leases end by themselves
+                await in_live_transaction(self._connections, work)
+            self._waking.wake()
+
+        task = asyncio.create_task(give_back())
+        self._letting_go.add(task)
+        task.add_done_callback(self._letting_go.discard)
 
     async def _read(self, connection: Driver, leases: Sequence[_Lease], max_events: int) -> _Work:
-        pages, events = await trip(
+        # In this order: an event is decided by no older book than there was when it was stored.
+        events, pages = await trip(
             connection,
-            _PAGES.over([(page_id,) for page_id in {x.page_id for x in leases}]),
             _FIRST_EVENTS.over([(lease.page_id, lease.lane, max_events) for lease in leases]),
+            _PAGES.over([(page_id,) for page_id in {x.page_id for x in leases}]),
         )
         work = _Work({row[0]: _Page(*row) for row in pages.rows})
         for row in events.rows:
@@ -324,18 +362,17 @@ class Claims:
         work = await self._read(connection, ours, max_events)
 
         pending_in = work.events.keys() | work.too_much
-        idle = [x[:2] for x in ours if x[:2] not in pending_in]
-        ending = [x[:2] for x in ours if x[:2] in pending_in and x.page_id not in work.pages]
-        later = [x[:2] for x in ours if x not in work and x.page_id in work.pages]
-        given_back = [lane for lane in later if lane not in idle] + ending
+        idle = [x for x in ours if x[:2] not in pending_in]
+        ending = [x for x in ours if x[:2] in pending_in and x.page_id not in work.pages]
+        given_back = [x for x in ours if x[:2] in pending_in and x not in work]
         said = []
         if ending:
             each = max(1, ENDED_AT_ONCE // len(ending))
-            said.append(_END.over([(*lane, each) for lane in ending]))
+            said.append(_END.over([(*lease[:2], each) for lease in ending]))
         if idle:
-            said.append(_FREE.over(idle))
+            said.append(_FREE.over([lease[:2] for lease in idle]))
         if given_back:
-            said.append(_GIVE_BACK.over(given_back))
+            said.append(_GIVE_BACK.over([lease[:3] for lease in given_back]))
         await ended(connection, *said)
         return work
 

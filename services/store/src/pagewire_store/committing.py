@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from pagewire.store.v1.lane_service_pb2 import (
     COMMIT_STATE_COMMITTED,
     COMMIT_STATE_FENCED,
@@ -32,20 +30,19 @@ from pagewire.type.v1.decision_pb2 import (
     Decision,
     Outcome,
 )
-from pagewire.type.v1.event_pb2 import Event
+from pagewire.type.v1.event_pb2 import ID_SPACE_MESSAGING, Event
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.rule_pb2 import RuleVerdict
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_runtime.logs import get_logger
 from pagewire_store import deciding, ids, marks
+from pagewire_store.arrivals import Lane
 from pagewire_store.columns import BIGINT, BOOL, BYTES, INT, SMALLINT, TEXT, TIME, Bulk, micros
 from pagewire_store.connections import Connections, Driver
-from pagewire_store.database import driver, in_live_transaction
+from pagewire_store.database import in_live_transaction
 from pagewire_store.deciding import SENDING_KINDS, Facts, Plan, PlannedReply
 from pagewire_store.trips import Said, ended, within
-
-LaneKey = tuple[str, str]
 
 REPLIES_A_MINUTE = 30
 
@@ -105,9 +102,11 @@ _FACTS = Bulk(
     """
     select n.ord, p.platform, p.connected, c.automation_paused_until,
         coalesce(m.is_deleted, k.is_deleted, false) as removed,
-        exists (select from page q where q.page_id = n.person_id and q.connected)
-            or exists (select from page q where q.facebook_page_id = n.person_id and q.connected)
-            as other_is_page
+        coalesce(
+            (select true from page q where q.page_id = n.person_id and q.connected limit 1),
+            (select true from page q
+                where q.facebook_page_id = n.person_id and q.connected limit 1),
+            false) as other_is_page
     from {rows} join page p on p.page_id = n.page_id
     left join conversation c
         on c.page_id = n.page_id and c.participant_id = n.person_id and not n.is_comment
@@ -124,23 +123,24 @@ _FACTS = Bulk(
 _AUTOMATIC = "o.origin = 'rule' and o.kind in ('message', 'private_reply', 'comment_reply')"
 
 # And fresh numbers for the replies of a lane. What goes to a person counts together, by whatever
-# lane it was decided; to whom a private reply goes is known once it is sent.
+# lane it was decided; to whom Facebook's private replies go is known once they are sent.
 _RATES = Bulk(
     f"""
     select n.page_id, n.lane,
-        array(select nextval('reply_number') from generate_series(1, n.actions)) as numbers, (
+        array(select nextval('reply_number') from generate_series(1, n.actions)) as numbers,
+    greatest((
         select count(*) from (
             select o.created_at from outbox o
-            where n.person_id is null and o.page_id = n.page_id and o.lane = n.lane and {_AUTOMATIC}
+            where o.page_id = n.page_id and o.lane = n.lane and {_AUTOMATIC}
             order by o.ordinal desc limit n.at_most
         ) o where o.created_at > clock_timestamp() - interval '1 minute'
-    ) + (
+    ), (
         select count(*) from (
             select o.created_at from outbox o
             where o.page_id = n.page_id and o.person_id = n.person_id and {_AUTOMATIC}
             order by o.created_at desc limit n.at_most
         ) o where o.created_at > clock_timestamp() - interval '1 minute'
-    ) as sent
+    )) as sent
     from {{rows}}
     """,  # noqa: S608  # a constant
     page_id=TEXT,
@@ -338,14 +338,8 @@ class _Lane:
     fenced: bool = False
 
     @property
-    def key(self) -> LaneKey:
+    def key(self) -> Lane:
         return self.asked.ref.page_id, self.asked.ref.lane
-
-    @property
-    def person_id(self) -> str | None:
-        """Whose conversation it is; None of a comment's."""
-        kind, _, person_id = self.asked.ref.lane.partition(":")
-        return person_id if kind == "person" else None
 
     @property
     def actions(self) -> int:
@@ -426,12 +420,19 @@ async def commit(
     async def work(connection: Driver) -> _Committed:
         return await _commit(connection, lanes_of(), caps)
 
-    committed = await in_live_transaction(connections, work)
+    committed = await in_live_transaction(
+        connections, work, part="store.decide", keys=_named(request)
+    )
     if committed.replies:
         wake_outbox()
     if committed.waiting:
         wake_lanes()
     return committed.response
+
+
+def _named(request: CommitDecisionsRequest) -> Iterator[str]:
+    for lane in request.lanes:
+        yield from (lane.ref.page_id, lane.ref.lane, *(each.event_id for each in lane.events))
 
 
 def _reader(request: CommitDecisionsRequest) -> Callable[[], list[_Lane]]:
@@ -521,7 +522,7 @@ def _hold(
 
 def _cases(held: Sequence[_Lane], pending: Iterable[_Pending]) -> list[_Case]:
     """The events that are to be decided now: their lanes' first pending ones."""
-    first: dict[LaneKey, list[_Pending]] = defaultdict(list)
+    first: dict[Lane, list[_Pending]] = defaultdict(list)
     for row in pending:
         first[row.page_id, row.lane].append(row)
     cases = []
@@ -546,9 +547,8 @@ async def _weigh(connection: Driver, cases: Sequence[_Case], caps: Caps) -> Coun
         return Counter()
     lanes = {c.lane.key: c.lane for c in cases if c.decision.evaluation.candidates}
     pages = sorted({page_id for page_id, _ in lanes}) if caps.on_page is not None else []
-    rated = [
-        (*key, lane.person_id, lane.actions, caps.in_conversation) for key, lane in lanes.items()
-    ]
+    people = {case.lane.key: _person(case) for case in reversed(cases)}
+    rated = [(*key, people[key], lane.actions, caps.in_conversation) for key, lane in lanes.items()]
     said = [_FACTS.over([_sought(case) for case in cases])]
     if rated:
         said.append(_RATES.over(rated))
@@ -561,6 +561,11 @@ async def _weigh(connection: Driver, cases: Sequence[_Case], caps: Caps) -> Coun
         known = _Known(*row)
         _plan(cases[known.ord - 1], known)
     return Counter(dict(rates[1].rows) if pages else {})
+
+
+def _person(case: _Case) -> str | None:
+    """To whom one would write who answers it; None where that is not known."""
+    return case.event.person_id if case.event.id_space == ID_SPACE_MESSAGING else None
 
 
 async def _reserve(connection: Driver, cases: Iterable[_Case]) -> marks.Reserved:
@@ -783,49 +788,3 @@ def _decision_from(row: _Before) -> Decision:
         sent_time=row.sent_at,
         reply_ids=[ids.reply_id(row.page_id, number) for number in row.replies],
     )
-
-
-_PARKED = """
-select lane from event
-where page_id = %(page_id)s and event_id = %(event_id)s and state = 'parked'
-"""
-
-_LOCK_LANE = "select 1 from lane where page_id = %(page_id)s and lane = %(lane)s for update"
-
-_UNPARK = """
-update event set state = 'pending', number = nextval('event_number'), attempts = 0,
-    first_failed_at = null, last_error = null
-where page_id = %(page_id)s and event_id = %(event_id)s and state = 'parked'
-returning received_at
-"""
-
-_FORGET_DECISION = """
-delete from decision
-where page_id = %(page_id)s and event_id = %(event_id)s and outcome = 'failed'
-"""
-
-_PEND = """
-update lane set pending = pending + 1,
-    pending_since = coalesce(pending_since, %(received_at)s)
-where page_id = %(page_id)s and lane = %(lane)s
-"""
-
-
-async def retry_parked_event(connection: AsyncConnection, page_id: str, number: int) -> bool:
-    """Makes a parked event pending again, at the end of its lane and as if it had never failed.
-
-    False where no event of this number is parked. Wake the lanes after the commit.
-    """
-    raw = await driver(connection)
-    values: dict[str, Any] = {"page_id": page_id, "event_id": number}
-    found = await (await raw.execute(_PARKED, values)).fetchone()
-    if found is None:
-        return False
-    values["lane"] = found[0]
-    await raw.execute(_LOCK_LANE, values)
-    unparked = await (await raw.execute(_UNPARK, values)).fetchone()
-    if unparked is None:
-        return False
-    await raw.execute(_FORGET_DECISION, values)
-    await raw.execute(_PEND, {**values, "received_at": unparked[0]})
-    return True

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from pagewire_runtime import faults
 from pagewire_runtime.errors import Unavailable
 from pagewire_store.connections import Connections, Driver, NoneFree
 
@@ -105,10 +106,26 @@ async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], 
 
 
 async def in_live_transaction(
-    connections: Connections, work: Callable[[Driver], Awaitable[T]]
+    connections: Connections,
+    work: Callable[[Driver], Awaitable[T]],
+    *,
+    part: str = "",
+    keys: Iterable[str] = (),
 ) -> T:
-    """The same on the driver itself; `work` may also commit, or begin, by its own trips."""
-    return await _repeated(connections.handed_out, work)
+    """The same on the driver itself; `work` may also commit, or begin, by its own trips.
+
+    `part` and `keys` are what fault points call it, and what it is about.
+    """
+    if not (part and faults.on):
+        return await _repeated(connections.handed_out, work)
+    names = frozenset(keys)
+
+    async def rehearsed(connection: Driver) -> T:
+        with faults.walk(part, names):
+            await faults.step("before_begin")
+            return await work(connection)
+
+    return await _repeated(connections.handed_out, rehearsed)
 
 
 async def _repeated(
@@ -145,6 +162,14 @@ async def durability_gaps(connection: AsyncConnection) -> list[str]:
     return [f"{row.name}={row.setting}" for row in rows]
 
 
+async def is_superuser(connection: AsyncConnection) -> bool:
+    """Whether this login may do anything, whatever it was granted."""
+    found = await connection.execute(
+        text("select rolsuper from pg_roles where rolname = current_user")
+    )
+    return bool(found.scalar_one())
+
+
 _DURABILITY = text("""
     select name, setting from pg_settings
     where name in ('fsync', 'full_page_writes', 'synchronous_commit') and setting = 'off'
@@ -176,3 +201,10 @@ def _is_transient(error: BaseException, state: str | None) -> bool:
 
 def _origin(error: BaseException) -> BaseException:
     return getattr(error, "orig", None) or error
+
+
+def _failure(state: str) -> Exception:
+    return psycopg.errors.lookup(state)()
+
+
+faults.failure_of_sqlstate = _failure

@@ -24,8 +24,11 @@ from pagewire_store.showing import text_of
 from pagewire_store.transitions import Signal
 from pagewire_store.trips import Said, within
 
-# Facebook gives a comment's time in whole seconds, by its own clock.
 BEFORE_ATTEMPT = timedelta(seconds=5)
+"""A comment of the reply's text that is older than its attempt by no more is the reply: Facebook
+gives whole seconds, by its own clock. Not settling's `CLOCKS_DIFFER`, which may be wide as no more
+than a pause hangs on it: here an older comment of the same text would count as the reply, and one
+that is missed is found by a look."""
 
 _echoes = metrics.counter("pagewire_echoes_total", "Echoes, by whose they are.", ["whose"])
 
@@ -107,7 +110,7 @@ _COMMENT_REPLIES = Bulk(
     select o.page_id, o.reply_id, o.lane, o.tag, o.content, a.started_at
     from {rows} join outbox o on o.page_id = n.page_id and o.lane = n.lane
         and o.state in ('sending', 'uncertain') and o.kind = 'comment_reply'
-    join attempt a on a.page_id = o.page_id and a.tag = o.tag
+    join attempt a on a.page_id = o.page_id and a.reply_id = o.reply_id and a.tag = o.tag
     """,
     page_id=TEXT,
     lane=TEXT,

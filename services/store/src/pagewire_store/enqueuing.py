@@ -113,6 +113,15 @@ returning {COLUMNS}
 """  # noqa: S608
 
 
+# Materialized: the comment's few replies are sorted, and not all of the page's looked through.
+_LAST_HIDING = f"""
+with hidings as materialized (
+    select {COLUMNS}, hidden from outbox
+    where page_id = %(page_id)s and comment_id = %(comment_id)s and kind = 'hide_comment')
+select * from hidings order by reply_id desc limit 1
+"""  # noqa: S608
+
+
 async def enqueue(
     connection: Driver, request: EnqueueReplyRequest, *, person_pause: timedelta
 ) -> Reply:
@@ -139,6 +148,16 @@ async def enqueue(
     if made is None:  # the key was used in another lane at the same time
         raise ClientKeyReused(target.page_id)
     return reply_from(made)
+
+
+async def last_hiding(connection: Driver, comment_id: str) -> tuple[Reply, bool] | None:
+    """The newest reply that hides or shows the comment, and whether it hides it.
+
+    Raises CommentUnknown.
+    """
+    target = await _comment(connection, "", comment_id)
+    row = await _one(connection, _LAST_HIDING, vars(target))
+    return None if row is None else (reply_from(row), row.hidden)
 
 
 def check(request: EnqueueReplyRequest) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -20,7 +20,7 @@ from pagewire.store.v1.ingest_service_pb2 import (
     DeliveryResult,
 )
 from pagewire.type.v1.event_pb2 import SOURCE_STANDBY, Event
-from pagewire_runtime import metrics
+from pagewire_runtime import faults, metrics
 from pagewire_runtime.coalescing import Coalescer
 from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_runtime.logs import get_logger
@@ -30,7 +30,7 @@ from pagewire_store.columns import Bulk
 from pagewire_store.connections import Connections, Driver
 from pagewire_store.database import in_live_transaction, sqlstate
 from pagewire_store.echoes import Bound
-from pagewire_store.projections import Projections, micros, project
+from pagewire_store.projections import Projections, project, timestamp_micros
 from pagewire_store.trips import BEGIN, COMMIT, ROLLBACK, Answer, Said, ended, trip
 from pagewire_store.waking import Waking
 
@@ -81,6 +81,14 @@ class Held:
     until: asyncio.Event | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """A delivery that stays for now: later ones of any of its lanes stay behind it."""
+
+    lanes: frozenset[Lane]
+    until: asyncio.Event | None
+
+
 @dataclass(eq=False, slots=True)
 class _Flight:
     """A batch on its way."""
@@ -128,7 +136,7 @@ class Ingestor:
         self._bind_comments = bind_comments
         self._patience = patience
         self._places = count()
-        self._waiting: dict[int, frozenset[Lane]] = {}
+        self._waiting: dict[int, _Wait] = {}
         self._flights: list[_Flight] = []
         self._batches: Coalescer[Parcel, DeliveryResult | Held] = Coalescer(
             self._flush,
@@ -172,7 +180,6 @@ class Ingestor:
             if outcome.until is None and loop.time() >= patient_until:
                 lanes = ["/".join(lane) for lane in sorted(outcome.lanes)]
                 return DeliveryResult(state=DELIVERY_STATE_BUSY, busy_lanes=lanes)
-            self._waiting[waiting.place] = outcome.lanes
             await (outcome.until.wait() if outcome.until else asyncio.sleep(PAUSE))
         return outcome
 
@@ -193,12 +200,33 @@ class Ingestor:
         return [stays.get(waiting.place) or next(stored) for waiting in batch]
 
     def _behind_flights(self, batch: list[Parcel]) -> dict[int, Held]:
-        stays = {}
-        for waiting in batch:
+        def flight_of(waiting: Parcel) -> Held | None:
             for flight in self._flights:
                 if lanes := waiting.lanes & flight.lanes:
-                    stays[waiting.place] = Held(lanes, flight.landed)
-                    self._waiting[waiting.place] = lanes  # from now on: later ones come after it
+                    return Held(lanes, flight.landed)
+            return None
+
+        return self._staying(batch, flight_of)
+
+    def _staying(
+        self, batch: list[Parcel], kept: Callable[[Parcel], Held | None]
+    ) -> dict[int, Held]:
+        """Which deliveries have to wait, by place: by themselves, or behind older ones that do.
+
+        What is found to wait blocks all its lanes from now on, so that none is overtaken in any.
+        """
+        places = {waiting.place for waiting in batch}
+        first: dict[Lane, tuple[int, _Wait]] = {}
+        for at in sorted(self._waiting.keys() - places):
+            wait = self._waiting[at]
+            first.update((lane, (at, wait)) for lane in wait.lanes if lane not in first)
+        stays: dict[int, Held] = {}
+        for waiting in sorted(batch, key=lambda w: w.place):
+            held = kept(waiting) or _behind(waiting, first)
+            if held is not None:
+                stays[waiting.place] = held
+                wait = self._waiting[waiting.place] = _Wait(waiting.lanes, held.until)
+                first.update((lane, (waiting.place, wait)) for lane in wait.lanes - first.keys())
         return stays
 
     async def _committed(self, batch: list[Parcel]) -> list[DeliveryResult | Held]:
@@ -212,7 +240,9 @@ class Ingestor:
         seen = self._outbox.count
         try:
             with _flush_seconds.time():
-                results, written = await in_live_transaction(self._connections, work)
+                results, written = await in_live_transaction(
+                    self._connections, work, part="store.ingest", keys=_named(batch)
+                )
         except psycopg.Error as error:
             if _blame(error) is not None:
                 raise
@@ -231,7 +261,8 @@ class Ingestor:
         left = [waiting for waiting in batch if not _is_known(waiting, seen)]
         if not left:
             return [_stored(waiting, 0) for waiting in batch], _Written()
-        stays = self._staying(left, await _begin(connection, left, seen))
+        taken = await _begin(connection, left, seen)
+        stays = self._staying(left, lambda w: Held(w.lanes & taken) if w.lanes & taken else None)
         free = sorted((w for w in left if w.place not in stays), key=lambda w: w.place)
         if free:
             written = await self._write(connection, free, seen)
@@ -243,17 +274,6 @@ class Ingestor:
             for waiting in batch
         ]
         return results, written
-
-    def _staying(self, batch: list[Parcel], held: set[Lane]) -> dict[int, Held]:
-        """Which deliveries have to wait, by place: for others, and behind older ones that do."""
-        places = {waiting.place for waiting in batch}
-        older = [(at, lanes) for at, lanes in self._waiting.items() if at not in places]
-        stays = {}
-        for waiting in batch:
-            kept = [lanes for at, lanes in older if at < waiting.place]
-            if lanes := waiting.lanes & held.union(*kept):
-                stays[waiting.place] = Held(lanes)
-        return stays
 
     async def _write(self, connection: Driver, batch: list[Parcel], seen: _Seen) -> _Written:
         chosen = _chosen(batch)
@@ -279,8 +299,8 @@ class Ingestor:
             *projecting.said(rows),
             *_said(statements.DECLINED, _declined(readable)),
             *_said(statements.PENDING, _counted(pending)),
-            *_said(statements.QUARANTINE, _unreadable(batch)),
             *_said(statements.REPLAYED, _replayed(batch)),
+            *_said(statements.QUARANTINE, _unreadable(batch)),
         ]
         bound = await self._bind(connection, rows, said)
         await ended(connection, *(bound.left if bound else said))
@@ -303,6 +323,14 @@ class Ingestor:
                 bound = await bind(connection, events, first=bound.left if bound else said)
                 bound = replace(bound, freed=bound.freed or freed)
         return bound
+
+
+def _behind(waiting: Parcel, first: Mapping[Lane, tuple[int, _Wait]]) -> Held | None:
+    """What keeps it, where one that came before it waits for a lane of its own."""
+    for lane in waiting.lanes:
+        if lane in first and first[lane][0] < waiting.place:
+            return Held(frozenset({lane}), first[lane][1].until)
+    return None
 
 
 async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
@@ -377,6 +405,11 @@ def _making(lanes: list[Lane], timeout: str) -> list[Said]:
     return [settings, statements.NEW_LANES.over(lanes)]
 
 
+def _named(batch: Iterable[Parcel]) -> Iterator[str]:
+    for waiting in batch:
+        yield from faults.named(waiting.delivery.events)
+
+
 def _chosen(batch: Iterable[Parcel]) -> dict[Key, tuple[Parcel, Arrival]]:
     """Each event once, in order: as it came first, but rather live than overheard."""
     chosen: dict[Key, tuple[Parcel, Arrival]] = {}
@@ -413,7 +446,7 @@ def _event_row(waiting: Parcel, arrival: Arrival, connected: set[str]) -> tuple[
         event.trigger,
         event.source,
         event.person_id,
-        micros(event.event_time),
+        timestamp_micros(event.event_time),
         waiting.received_at,
         waiting.delivery.delivery_id,
         state if event.page_id in connected else "unknown_page",
@@ -429,7 +462,7 @@ async def _make_live(connection: Driver, late: Iterable[tuple[Parcel, Arrival]])
             arrival.lane[1],
             arrival.event.trigger,
             arrival.event.source,
-            micros(arrival.event.event_time),
+            timestamp_micros(arrival.event.event_time),
             waiting.received_at,
             waiting.delivery.delivery_id,
             arrival.event.SerializeToString(),
@@ -467,7 +500,14 @@ def _unreadable(batch: Iterable[Parcel]) -> list[tuple[Any, ...]]:
 
 
 def _replayed(batch: Iterable[Parcel]) -> list[tuple[Any, ...]]:
-    return [(int(w.delivery.replay_of),) for w in batch if w.delivery.replay_of]
+    replays = (waiting.delivery for waiting in batch if waiting.delivery.replay_of)
+    return [row for replay in replays for row in _replay_rows(replay)]
+
+
+def _replay_rows(replay: Delivery) -> list[tuple[Any, ...]]:
+    """What it still could not read; without that, the replay itself."""
+    of = (int(replay.replay_of), replay.delivery_id)
+    return [(*of, item.path, item.reason) for item in replay.unreadable] or [(*of, None, None)]
 
 
 def _parcels(deliveries: Sequence[Delivery]) -> list[Parcel]:

@@ -29,12 +29,13 @@ from pagewire_runtime.commandline import command_line
 from pagewire_runtime.errors import Unavailable
 from pagewire_runtime.serving import Server, run, serving, until_signalled
 from pagewire_runtime.settings import load
-from pagewire_store import backlogs, committing, echoes, sweeps
+from pagewire_store import backlogs, committing, echoes, standing, sweeps
 from pagewire_store.access import METHOD_ROLES
 from pagewire_store.cache_probe import CacheProbe
 from pagewire_store.claiming import Claims
+from pagewire_store.clocks import Clocks
 from pagewire_store.conversation_servicer import ConversationServicer, EventServicer
-from pagewire_store.database import Pools, durability_gaps, in_transaction, open_pools
+from pagewire_store.database import Pools, durability_gaps, in_transaction, is_superuser, open_pools
 from pagewire_store.ingest import Ingestor
 from pagewire_store.ingest_servicer import IngestServicer
 from pagewire_store.lane_servicer import LaneServicer
@@ -63,6 +64,12 @@ READ_IN_AGAIN = timedelta(seconds=10)
 """A page that is connected here is read in at once; this finds what was in flight at that time, and
 what is another store's."""
 
+SHOWN_EVERY = timedelta(seconds=15)
+"""What stands how is looked up so often: alarms wait for longer."""
+
+COMPARED_EVERY = timedelta(seconds=5)
+"""Our clock with the database's; one that jumps is known within that."""
+
 LISTENERS = 2
 """Connections beside the pools: who waits for lanes, and for the outbox, is woken by them."""
 
@@ -82,11 +89,15 @@ class Store:
         self._checks = Waking(url)
         self._replays = Waking(url)
         self._to_read_in = asyncio.Event()
+        self.clocks = Clocks(pools.upkeep)
         self._cache = CacheProbe(cache_url.get_secret_value() if cache_url else None)
         bind_echoes = partial(echoes.bind, person_pause=settings.person_pause)
         bind_comments = partial(echoes.bind_comments, person_pause=settings.person_pause)
         self._unknown_pages = UnknownPages(
-            pools.upkeep, bind_echoes=bind_echoes, bind_comments=bind_comments
+            pools.upkeep,
+            outbox=self._outbox,
+            bind_echoes=bind_echoes,
+            bind_comments=bind_comments,
         )
         self._ingestor = Ingestor(
             pools.ingest,
@@ -115,6 +126,8 @@ class Store:
                 self._looks,
                 lease=settings.send_lease,
                 person_pause=settings.person_pause,
+                look_lease=settings.look_lease,
+                waits=settings.waits,
             ),
             server,
         )
@@ -145,6 +158,7 @@ class Store:
                 tokens,
                 self._cache,
                 self._replays,
+                self.clocks,
                 replay_lease=settings.replay_lease,
                 retried=self._retried,
             ),
@@ -161,6 +175,8 @@ class Store:
             _repeated("outbox", self._sweep, settings.sweep_interval),
             _repeated("unknown_pages", self._read_in, READ_IN_AGAIN, self._to_read_in),
             _repeated("upkeep", self._keep_house, settings.upkeep_interval),
+            _repeated("clocks", self.clocks.compare, COMPARED_EVERY),
+            _repeated("standing", partial(standing.show, self._pools.upkeep), SHOWN_EVERY),
         )
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
@@ -209,6 +225,7 @@ class Store:
         await sweeps.sweep(
             self._pools.upkeep,
             person_pause=self._settings.person_pause,
+            waits=self._settings.waits,
             wake_outbox=self._outbox.wake,
             wake_looks=self._looks.wake,
         )
@@ -221,6 +238,8 @@ class Store:
         settings = self._settings
         if gaps := await in_transaction(self._pools.upkeep, durability_gaps):
             log.error("DEGRADED: what is answered as stored may be lost by a crash", settings=gaps)
+        if await in_transaction(self._pools.upkeep, is_superuser):
+            log.warning("DATABASE_URL is a superuser's: the store needs no such rights")
         await reseal(self._pools.upkeep, settings.token_keys)
         retention = Retention(
             deliveries=settings.delivery_retention,
@@ -271,8 +290,10 @@ async def storing(settings: Settings) -> AsyncIterator[Server]:
                 reflection=_service_names() if settings.grpc_reflection else None,
                 max_message_bytes=MAX_MESSAGE_BYTES,
                 tls=settings.tls,
+                insecure=settings.grpc_insecure,
             ) as server,
         ):
+            await store.clocks.tell(server.set_serving)
             try:
                 yield server
             finally:
@@ -285,12 +306,12 @@ def _service_names() -> list[str]:
     return sorted({method.split("/")[1] for method in METHOD_ROLES})
 
 
-async def brought_up_to_date(url: str) -> None:
-    """Waits for PostgreSQL as long as it takes, and migrates."""
+async def brought_up_to_date(url: str, works_as: str | None = None) -> None:
+    """Waits for PostgreSQL as long as it takes, and migrates. Raises OwnerNeeded."""
     pause = RETRY_FIRST
     while True:
         try:
-            await asyncio.to_thread(migrate, url)
+            await asyncio.to_thread(migrate, url, works_as)
         except OperationalError as error:
             log.warning("waiting for PostgreSQL", kind=type(error.orig).__name__, seconds=pause)
             await asyncio.sleep(pause)
@@ -305,7 +326,7 @@ async def _main() -> None:
     if settings.redis_url is None:
         log.info("REDIS_URL is unset: what is cached is cached in this process only")
     signalled = asyncio.create_task(until_signalled())
-    ready = asyncio.create_task(brought_up_to_date(settings.database_url.get_secret_value()))
+    ready = asyncio.create_task(brought_up_to_date(settings.migrates_as, settings.works_as))
     await asyncio.wait({signalled, ready}, return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         ready.cancel()

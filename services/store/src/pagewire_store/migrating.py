@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import ProgrammingError
 
+from pagewire_runtime.errors import SettingsError
 from pagewire_runtime.logs import get_logger
+from pagewire_store.grants import granting
 
 log = get_logger(__name__)
 
@@ -26,13 +31,24 @@ _WAIT_FOR_TURN = "10s"
 _LOCK_TIMEOUT = "5s"
 
 
-def migrate(url: str) -> None:
+class OwnerNeeded(SettingsError):
+    """The schema is of an earlier release, and this login may not change it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "DATABASE_OWNER_URL: set it, the schema has to be brought up to this release"
+        )
+
+
+def migrate(url: str, works_as: str | None = None) -> None:
     """Upgrades the database to the newest revision; changes nothing where it is there already.
 
     One that a newer release has upgraded stays as it is: a release bears the next one's schema.
-    `url` is a `postgresql://` URL as libpq reads it. Safe to call from many processes at once.
-    Raises SQLAlchemy's OperationalError where the server can't be reached or a lock can't be had;
-    a revision that fails leaves the database as it was.
+    `url` is a `postgresql://` URL as libpq reads it, `works_as` another login than its own, which
+    gets the rights that the store needs. Safe to call from many processes at once.
+    Raises SQLAlchemy's OperationalError where the server can't be reached or a lock can't be had,
+    OwnerNeeded where the login of `url` must not change the schema; a revision that fails leaves
+    the database as it was.
     """
     guard = _engine(url, _WAIT_FOR_TURN)
     worker = _engine(url, _LOCK_TIMEOUT)
@@ -41,7 +57,26 @@ def migrate(url: str) -> None:
         if unknown := _unknown_revisions(looking, config):
             log.warning("the database is newer than this release", revisions=sorted(unknown))
         else:
-            command.upgrade(config, "head")
+            _upgrade(config)
+            if works_as is not None:
+                _grant(connection, works_as)
+
+
+def _upgrade(config: Config) -> None:
+    try:
+        command.upgrade(config, "head")
+    except ProgrammingError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise OwnerNeeded from None
+        raise
+
+
+def _grant(connection: Connection, login: str) -> None:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, psycopg.Connection)  # noqa: S101  # for the type checker
+    with raw.transaction():
+        for statement in granting(login):
+            raw.execute(statement)
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -25,12 +25,16 @@ from pagewire.store.v1.operation_service_pb2 import (
     ReplayQuarantinedResponse,
     RetryParkedRequest,
     RetryParkedResponse,
+    Settlement,
+    SettleParkedRequest,
+    SettleParkedResponse,
 )
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceServicer
 from pagewire.type.v1.decision_pb2 import Decision
 from pagewire_runtime.interception import Context
 from pagewire_store import audit, operations, pages, polling
 from pagewire_store.cache_probe import CacheProbe
+from pagewire_store.clocks import Clocks
 from pagewire_store.database import in_transaction
 from pagewire_store.page_tokens import PageTokens, page_size
 from pagewire_store.status import status
@@ -46,6 +50,7 @@ class OperationServicer(OperationServiceServicer):
         tokens: PageTokens,
         cache: CacheProbe,
         replays: Waking,
+        clocks: Clocks,
         *,
         replay_lease: timedelta,
         retried: Callable[[], None],
@@ -56,6 +61,7 @@ class OperationServicer(OperationServiceServicer):
         self._tokens = tokens
         self._cache = cache
         self._replays = replays
+        self._clocks = clocks
         self._replay_lease = replay_lease
         self._retried = retried
 
@@ -155,7 +161,21 @@ class OperationServicer(OperationServiceServicer):
         self._retried()
         return RetryParkedResponse()
 
+    async def SettleParked(
+        self, request: SettleParkedRequest, context: Context
+    ) -> SettleParkedResponse:
+        async def settle(connection: AsyncConnection) -> None:
+            await operations.settle_parked(connection, request.parked_id, request.settlement)
+            end = Settlement.Name(request.settlement).removeprefix("SETTLEMENT_").lower()
+            await audit.record(connection, "parked.settle", request.parked_id, end)
+
+        await in_transaction(self._engine, settle)
+        self._retried()
+        return SettleParkedResponse()
+
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:
         response = await status(self._engine)
+        if response.database == "ok" and (apart := self._clocks.too_far_apart()):
+            response.database = apart
         response.cache = await self._cache.state()
         return response

@@ -9,12 +9,21 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pagewire.store.v1.operation_service_pb2 import Parked, ParkedEvent, Quarantined, Replay
+from pagewire.store.v1.operation_service_pb2 import (
+    SETTLEMENT_DROPPED,
+    SETTLEMENT_SENT,
+    Parked,
+    ParkedEvent,
+    Quarantined,
+    Replay,
+    Settlement,
+)
 from pagewire.type.v1.decision_pb2 import Decision, Outcome
 from pagewire.type.v1.reply_pb2 import Reply
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
-from pagewire_store import committing, ids, outbox
+from pagewire_store import ids
 from pagewire_store.page_tokens import Position
+from pagewire_store.parked import drop_event, retry_event, retry_reply, settle_reply
 from pagewire_store.replies import COLUMNS, reply_from
 
 
@@ -249,27 +258,35 @@ async def request_replays(connection: AsyncConnection, quarantine_ids: Collectio
 # As many bodies as one answer may carry: a message holds little more than the largest body.
 _REPLAY_BYTES = 4 * 2**20
 
+# A body is read as a whole, so it is claimed as a whole: by the first of its rows that is due.
 _CLAIM_REPLAYS = text("""
     with due as materialized (
-        select quarantine_id, delivery_id from quarantine
+        select quarantine_id, delivery_id from quarantine as open
         where replayed_at is null and replay_requested_at is not null
             and (replay_lease_until is null or replay_lease_until < now())
+            and not exists (
+                select from quarantine as earlier
+                where earlier.delivery_id = open.delivery_id
+                    and earlier.quarantine_id < open.quarantine_id
+                    and earlier.replayed_at is null and earlier.replay_requested_at is not null)
         order by quarantine_id limit :at_most
-        for update of quarantine skip locked
+        for update of open skip locked
     ), measured as (
         select
-            quarantine_id, row_number() over earlier as place,
+            quarantine_id, delivery_id, row_number() over earlier as place,
             sum(octet_length(body)) over earlier as bytes
         from due join delivery using (delivery_id)
         window earlier as (order by quarantine_id)
-    ), claimed as (
+    ), chosen as (
+        select quarantine_id, delivery_id from measured where place = 1 or bytes <= :bytes
+    ), leased as (
         update quarantine set replay_lease_until = now() + :lease
-        from measured
-        where quarantine.quarantine_id = measured.quarantine_id and (place = 1 or bytes <= :bytes)
-        returning quarantine.quarantine_id, quarantine.delivery_id
+        from chosen
+        where quarantine.delivery_id = chosen.delivery_id
+            and replayed_at is null and replay_requested_at is not null
     )
-    select quarantine_id, body, received_at, signed_by
-    from claimed join delivery using (delivery_id)
+    select quarantine_id, delivery_id, body, received_at, signed_by
+    from chosen join delivery using (delivery_id)
     order by quarantine_id
 """)
 
@@ -277,11 +294,12 @@ _CLAIM_REPLAYS = text("""
 async def claim_replays(
     connection: AsyncConnection, at_most: int, lease: timedelta
 ) -> list[Replay]:
-    """Bodies to be read again, which nobody else is given before the lease ends."""
+    """Bodies to be read again, each once, which nobody else is given before the lease ends."""
     values = {"at_most": at_most, "lease": lease, "bytes": _REPLAY_BYTES}
     return [
         Replay(
             quarantine_id=str(row.quarantine_id),
+            delivery_id=str(row.delivery_id),
             body=row.body,
             receive_time=row.received_at,
             signed_by=row.signed_by,
@@ -386,8 +404,27 @@ async def retry_parked(connection: AsyncConnection, parked_id: str) -> None:
     event, reply = ids.parse_event_id(parked_id), ids.parse_reply_id(parked_id)
     put_back = False
     if event is not None:
-        put_back = await committing.retry_parked_event(connection, *event)
+        put_back = await retry_event(connection, *event)
     elif reply is not None:
-        put_back = await outbox.retry_parked(connection, *reply)
+        put_back = await retry_reply(connection, *reply)
     if not put_back:
+        raise ParkedUnknown(parked_id)
+
+
+async def settle_parked(
+    connection: AsyncConnection, parked_id: str, end: Settlement.ValueType
+) -> None:
+    """Ends what is parked as a person found it. Raises InvalidArgument and ParkedUnknown."""
+    if end not in (SETTLEMENT_SENT, SETTLEMENT_DROPPED):
+        raise InvalidArgument("settlement", "must be SENT or DROPPED")
+    event, reply = ids.parse_event_id(parked_id), ids.parse_reply_id(parked_id)
+    ended = False
+    if event is not None:
+        if end == SETTLEMENT_SENT:
+            raise InvalidArgument("settlement", "must be DROPPED: an event cannot have been sent")
+        ended = await drop_event(connection, *event)
+    elif reply is not None:
+        was_sent = end == SETTLEMENT_SENT
+        ended = await settle_reply(connection, *reply, was_sent=was_sent)
+    if not ended:
         raise ParkedUnknown(parked_id)

@@ -1,7 +1,7 @@
 """The outbox: replies are handed out one a lane and in order, and how they ended is written down.
 
-What an ending changes is `settling`'s; here are the calls of sync, and the page's and the person's
-hand on the queue.
+What an ending changes is `settling`'s, what a person does about a parked one `parked`'s; here are
+the calls of sync, and the page's hand on the queue.
 """
 
 from __future__ import annotations
@@ -46,15 +46,13 @@ from pagewire_store.connections import Driver
 from pagewire_store.database import driver
 from pagewire_store.replies import COLUMNS, content_of, kind_of, reply_from, state_of
 from pagewire_store.settling import Ending, Key, Settled
-from pagewire_store.transitions import Signal, State, after
+from pagewire_store.transitions import WAITS, Signal, Waits
 from pagewire_store.trips import Statement, ended, within
 
 LOOK_LEASE = timedelta(seconds=30)
 CHUNK = 200
 """Replies that one transaction settles: it holds their conversations, so it must be short."""
 TAG = "pw1."
-# A person who puts a reply back wants it sent; sync still knows Meta's windows.
-SECOND_LIFE = timedelta(hours=24)
 
 log = get_logger(__name__)
 
@@ -154,7 +152,7 @@ with recursive waiting (page_id) as (
     select page_id, reply_id, row_number() over () as place from locked
 ), claimed as (
     update outbox o set state = 'sending', state_reason = '', attempt = o.attempt + 1,
-        tag = $2[due.place], lease_owner = $3,
+        tag = ($2::text[])[due.place], lease_owner = $3,
         lease_until = clock_timestamp() + $4 * interval '1 microsecond',
         sending_at = coalesce(o.sending_at, clock_timestamp()), not_before = null
     from due where o.page_id = due.page_id and o.reply_id = due.reply_id
@@ -194,27 +192,14 @@ select {_HANDED}, o.clean_looks, a.started_at,
             and (b.person_id = o.person_id or b.comment_id = o.comment_id)
         order by b.created_at desc limit 100
     ) as bound_mids
-from claimed o {_BESIDE} join attempt a on a.page_id = o.page_id and a.tag = o.tag
+from claimed o {_BESIDE}
+join attempt a on a.page_id = o.page_id and a.reply_id = o.reply_id and a.tag = o.tag
 order by o.look_due_at
 """  # noqa: S608
 
 _UNSENT = """
 select page_id, reply_id, tag from outbox where page_id = %(page_id)s and state = 'ready'
 order by created_at limit %(at_most)s
-"""
-
-_LANE_OF = "select lane from outbox where page_id = %(page_id)s and reply_id = %(reply_id)s"
-
-_LOCK_LANE = """
-update lane set last_ordinal = last_ordinal + 1
-where page_id = %(page_id)s and lane = %(lane)s returning last_ordinal
-"""
-
-_PUT_BACK = """
-update outbox set state = %(to)s, state_reason = 'retried', ordinal = %(ordinal)s, ended_at = null,
-    not_before = null, uncertain_before = true,
-    expires_at = greatest(expires_at, clock_timestamp() + %(second_life)s)
-where page_id = %(page_id)s and reply_id = %(reply_id)s and state = %(from)s
 """
 
 _SIGNALS = {
@@ -281,7 +266,11 @@ async def claim_read_backs(
 
 
 async def record_outcomes(
-    connection: Driver, outcomes: Sequence[AttemptOutcome], *, person_pause: timedelta
+    connection: Driver,
+    outcomes: Sequence[AttemptOutcome],
+    *,
+    person_pause: timedelta,
+    waits: Waits = WAITS,
 ) -> tuple[list[ReplyState.ValueType], bool]:
     """Writes down how attempts ended, and commits: the replies' states in order, and whether a lane
     may go on.
@@ -296,14 +285,18 @@ async def record_outcomes(
         if outcome.tag in replies
     ]
     settled = await settling.settle(
-        connection, endings, person_pause=person_pause, known=replies.values()
+        connection, endings, person_pause=person_pause, waits=waits, known=replies.values()
     )
     await ended(connection, *settled.left)
     return _states([outcome.tag for outcome in outcomes], replies, settled), settled.freed
 
 
 async def record_read_backs(
-    connection: Driver, results: Sequence[ReadBackResult], *, person_pause: timedelta
+    connection: Driver,
+    results: Sequence[ReadBackResult],
+    *,
+    person_pause: timedelta,
+    waits: Waits = WAITS,
 ) -> tuple[list[ReplyState.ValueType], bool]:
     """Writes down what looking found; answers as `record_outcomes` does."""
     replies = await _of_attempts(connection, [result.tag for result in results])
@@ -311,7 +304,7 @@ async def record_read_backs(
         _found(result, replies[result.tag].key) for result in results if result.tag in replies
     ]
     settled = await settling.settle(
-        connection, endings, person_pause=person_pause, known=replies.values()
+        connection, endings, person_pause=person_pause, waits=waits, known=replies.values()
     )
     await ended(connection, *settled.left)
     return _states([result.tag for result in results], replies, settled), settled.freed
@@ -334,23 +327,6 @@ async def fail_unsent(
     ]
     settled = await settling.settle(raw, endings, person_pause=person_pause)
     await within(raw, *settled.left)
-
-
-async def retry_parked(connection: AsyncConnection, page_id: str, number: int) -> bool:
-    """Puts a parked reply back, at the end of its lane; False where none of this number is parked.
-
-    Wake the outbox after the commit.
-    """
-    raw = await driver(connection)
-    values: dict[str, Any] = {"page_id": page_id, "reply_id": number}
-    found = await _rows(raw, _LANE_OF, values)
-    if not found:
-        return False
-    values["lane"] = found[0].lane
-    values["ordinal"] = (await _rows(raw, _LOCK_LANE, values))[0].last_ordinal
-    values["from"], values["to"] = State.PARKED, after(State.PARKED, Signal.RETRIED)
-    put_back = await raw.execute(_PUT_BACK, {**values, "second_life": SECOND_LIFE})
-    return put_back.rowcount == 1
 
 
 async def _of_attempts(connection: Driver, tags: Sequence[str]) -> dict[str, settling.Reply]:
@@ -395,11 +371,13 @@ def _found(result: ReadBackResult, reply: Key) -> Ending:
                 *reply, result.tag, Signal.ACCEPTED, via="readback", mid=result.ambiguous_mid
             )
         case "clean" if result.clean:
-            return Ending(*reply, result.tag, Signal.CLEAN_LOOK, reason="not_found")
+            reason, signal = "not_found", Signal.CLEAN_LOOK
         case "error":
-            return Ending(*reply, result.tag, Signal.FAILED_LOOK, reason=_word(result.error))
+            reason, signal = _word(result.error), Signal.FAILED_LOOK
         case _:
             raise InvalidArgument("results.result", "must say what the look found")
+    before = result.clean_looks if result.HasField("clean_looks") else None
+    return Ending(*reply, result.tag, signal, reason=reason, looks_before=before)
 
 
 def _word(reason: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -16,6 +16,8 @@ from pagewire.store.v1.outbox_service_pb2 import (
     ClaimRepliesResponse,
     EnqueueReplyRequest,
     EnqueueReplyResponse,
+    GetLastHidingRequest,
+    GetLastHidingResponse,
     GetReplyRequest,
     GetReplyResponse,
     ReadBack,
@@ -26,11 +28,13 @@ from pagewire.store.v1.outbox_service_pb2 import (
 )
 from pagewire.store.v1.outbox_service_pb2_grpc import OutboxServiceServicer
 from pagewire.type.v1.reply_pb2 import ReplyState
+from pagewire_runtime import faults
 from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_runtime.interception import Context
 from pagewire_store import enqueuing, outbox, polling
 from pagewire_store.connections import Connections, Driver
 from pagewire_store.database import in_live_transaction
+from pagewire_store.transitions import WAITS, Waits
 from pagewire_store.waking import Waking
 
 T = TypeVar("T")
@@ -50,6 +54,8 @@ class OutboxServicer(OutboxServiceServicer):
         *,
         lease: timedelta,
         person_pause: timedelta,
+        look_lease: timedelta = outbox.LOOK_LEASE,
+        waits: Waits = WAITS,
     ) -> None:
         """`waking` wakes who waits for a reply to send, `looks` who waits for one to look for;
         `lease` is how long a send may take."""
@@ -58,6 +64,8 @@ class OutboxServicer(OutboxServiceServicer):
         self._looks = looks
         self._lease = lease
         self._person_pause = person_pause
+        self._look_lease = look_lease
+        self._waits = waits
 
     async def EnqueueReply(
         self, request: EnqueueReplyRequest, context: Context
@@ -76,6 +84,17 @@ class OutboxServicer(OutboxServiceServicer):
         )
         return GetReplyResponse(reply=reply)
 
+    async def GetLastHiding(
+        self, request: GetLastHidingRequest, context: Context
+    ) -> GetLastHidingResponse:
+        last = await in_live_transaction(
+            self._connections, lambda raw: enqueuing.last_hiding(raw, request.comment_id)
+        )
+        if last is None:
+            return GetLastHidingResponse()
+        reply, hidden = last
+        return GetLastHidingResponse(reply=reply, hidden=hidden)
+
     async def ClaimReplies(
         self, request: ClaimRepliesRequest, context: Context
     ) -> ClaimRepliesResponse:
@@ -93,8 +112,9 @@ class OutboxServicer(OutboxServiceServicer):
     ) -> RecordOutcomesResponse:
         states = await self._recorded(
             lambda raw: outbox.record_outcomes(
-                raw, request.outcomes, person_pause=self._person_pause
-            )
+                raw, request.outcomes, person_pause=self._person_pause, waits=self._waits
+            ),
+            (outcome.tag for outcome in request.outcomes),
         )
         return RecordOutcomesResponse(states=states)
 
@@ -106,7 +126,8 @@ class OutboxServicer(OutboxServiceServicer):
 
         async def claim() -> list[ReadBack]:
             return await in_live_transaction(
-                self._connections, lambda raw: outbox.claim_read_backs(raw, at_most)
+                self._connections,
+                lambda raw: outbox.claim_read_backs(raw, at_most, self._look_lease),
             )
 
         found = await polling.claimed(
@@ -122,28 +143,39 @@ class OutboxServicer(OutboxServiceServicer):
     ) -> RecordReadBacksResponse:
         states = await self._recorded(
             lambda raw: outbox.record_read_backs(
-                raw, request.results, person_pause=self._person_pause
-            )
+                raw, request.results, person_pause=self._person_pause, waits=self._waits
+            ),
+            (result.tag for result in request.results),
         )
         return RecordReadBacksResponse(states=states)
 
     async def _recorded(
-        self, record: Callable[[Driver], Awaitable[tuple[list[ReplyState.ValueType], bool]]]
+        self,
+        record: Callable[[Driver], Awaitable[tuple[list[ReplyState.ValueType], bool]]],
+        tags: Iterable[str],
     ) -> list[ReplyState.ValueType]:
         """The replies' states; whoever waits for the next of a lane is woken."""
         seen = self._waking.count
-        states, freed = await in_live_transaction(self._connections, record)
+        states, freed = await in_live_transaction(
+            self._connections, record, part="store.settle", keys=tags
+        )
         self._waking.wake_freed(seen, freed=freed)
         return states
 
     async def _claim(self, owner: str, at_most: int) -> list[ClaimedReply]:
         for _ in range(CLAIM_TRIES):
             try:
-                return await in_live_transaction(
-                    self._connections, lambda raw: outbox.claim(raw, owner, at_most, self._lease)
+                found = await in_live_transaction(
+                    self._connections,
+                    lambda raw: outbox.claim(raw, owner, at_most, self._lease),
+                    part="store.outbox",
                 )
             except UniqueViolation:  # another claim put a row of the lane in flight meanwhile
                 continue
+            if found:
+                names = (name for each in found for name in (each.reply_id, each.page_id))
+                await faults.reach("store.outbox.claimed", names)
+            return found
         raise Unavailable("the outbox")
 
 

@@ -10,10 +10,10 @@ from pagewire_store.columns import BOOL, BYTES, INT, TEXT, TIME, Bulk
 from pagewire_store.projections import SNIPPET_LENGTH, MessageChange, Projections
 from pagewire_store.trips import Said
 
-__all__ = ["said"]
+__all__ = ["LOCK_CONVERSATIONS", "said"]
 
 # Outcomes of sends lock conversations too, without their lanes: so all in one order, and at once.
-_LOCK_CONVERSATIONS = Bulk(
+LOCK_CONVERSATIONS = Bulk(
     """
     select from {rows}
     join conversation c on c.page_id = n.page_id and c.participant_id = n.participant_id
@@ -282,7 +282,7 @@ def said(rows: Projections) -> list[Said]:
     return [
         statement.over(batch)
         for statement, batch in (
-            (_LOCK_CONVERSATIONS, _conversations(rows)),
+            (LOCK_CONVERSATIONS, _conversations(rows)),
             (_CONVERSATIONS, rows.conversations),
             (
                 _NEW_CONVERSATIONS,

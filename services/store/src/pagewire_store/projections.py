@@ -39,7 +39,7 @@ SNIPPET_LENGTH = 200
 """Characters of a conversation's newest message that a list shows."""
 
 
-def micros(time: Timestamp) -> int:
+def timestamp_micros(time: Timestamp) -> int:
     """The time in microseconds of Unix time."""
     return time.seconds * 1_000_000 + time.nanos // 1_000
 
@@ -309,7 +309,7 @@ def _message(drafts: _Drafts, event: Event) -> None:
         _message_kind(detail),
         detail.text or None,
         _packed(detail.attachments),
-        micros(event.event_time),
+        timestamp_micros(event.event_time),
         detail.is_unsupported,
         event.source == SOURCE_RECOVERED,
         detail.app_id or None,
@@ -328,7 +328,7 @@ def _postback(drafts: _Drafts, event: Event) -> None:
         "postback",
         event.postback.title or None,
         None,
-        micros(event.event_time),
+        timestamp_micros(event.event_time),
         False,
         event.source == SOURCE_RECOVERED,
         None,
@@ -352,14 +352,14 @@ def _message_edit(drafts: _Drafts, event: Event) -> None:
 
 def _message_change(event: Event, mid: str) -> MessageChange:
     direction = "outbound" if event.is_own else "inbound"
-    at = micros(event.event_time)
+    at = timestamp_micros(event.event_time)
     return MessageChange(
         event.page_id, mid, event.person_id, direction, at, -1, None, None, is_deleted=False
     )
 
 
 def _reaction(drafts: _Drafts, event: Event) -> None:
-    detail, at = event.reaction, micros(event.event_time)
+    detail, at = event.reaction, timestamp_micros(event.event_time)
     _react(drafts, event, detail.mid, detail.reaction, detail.emoji, detail.removed)
     # A reaction opens the standard messaging window, as a message does; taking it back does not.
     drafts.touch(event, inbound=None if detail.removed or event.is_own else at)
@@ -375,7 +375,7 @@ def _react(
 ) -> None:
     person_id = event.page_id if event.is_own else event.person_id
     if person_id and target_id:
-        at = micros(event.event_time)
+        at = timestamp_micros(event.event_time)
         drafts.react(
             ReactionRow(
                 event.page_id, target_id, person_id, reaction or None, emoji or None, removed, at
@@ -385,17 +385,17 @@ def _react(
 
 def _read(drafts: _Drafts, event: Event) -> None:
     detail = event.read
-    watermark = micros(detail.watermark) if detail.HasField("watermark") else None
+    watermark = timestamp_micros(detail.watermark) if detail.HasField("watermark") else None
     drafts.touch(event, read=watermark, read_mid=detail.mid or None)
 
 
 def _delivery(drafts: _Drafts, event: Event) -> None:
     if event.delivery.HasField("watermark"):
-        drafts.touch(event, delivered=micros(event.delivery.watermark))
+        drafts.touch(event, delivered=timestamp_micros(event.delivery.watermark))
 
 
 def _came(drafts: _Drafts, event: Event) -> None:
-    drafts.touch(event, inbound=None if event.is_own else micros(event.event_time))
+    drafts.touch(event, inbound=None if event.is_own else timestamp_micros(event.event_time))
 
 
 def _comment(drafts: _Drafts, event: Event) -> None:
@@ -410,7 +410,7 @@ def _comment(drafts: _Drafts, event: Event) -> None:
         event.person_name or None,
         detail.text or None,
         _packed(detail.attachments),
-        micros(event.event_time),
+        timestamp_micros(event.event_time),
         event.is_own,
         detail.is_live,
     )
@@ -421,13 +421,13 @@ def _comment(drafts: _Drafts, event: Event) -> None:
 
 def _comment_edited(drafts: _Drafts, event: Event) -> None:
     detail, change = event.comment, _comment_change(event)
-    edited_at = micros(detail.edit_time) if detail.HasField("edit_time") else change.at
+    edited_at = timestamp_micros(detail.edit_time) if detail.HasField("edit_time") else change.at
     text = detail.text if detail.HasField("text") else None
     drafts.change_comment(change._replace(edited_at=edited_at, text=text))
 
 
 def _comment_hidden(drafts: _Drafts, event: Event) -> None:
-    change, hidden_at = _comment_change(event), micros(event.sent_time)
+    change, hidden_at = _comment_change(event), timestamp_micros(event.sent_time)
     drafts.change_comment(change._replace(hidden_at=hidden_at, is_hidden=event.comment.hidden))
 
 
@@ -441,7 +441,7 @@ def _comment_change(event: Event) -> CommentChange:
         event.comment.comment_id,
         event.comment.post_id or None,
         _root(event),
-        micros(event.event_time),
+        timestamp_micros(event.event_time),
         edited_at=None,
         text=None,
         hidden_at=None,

@@ -20,14 +20,13 @@ from pagewire.type.v1.conversation_pb2 import (
 )
 from pagewire.type.v1.event_pb2 import Attachment, MessageDetail
 from pagewire.type.v1.reply_pb2 import (
-    REPLY_STATE_UNSPECIFIED,
     MediaType,
     ReplyContent,
-    ReplyState,
 )
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_store import ids
 from pagewire_store.page_tokens import Position
+from pagewire_store.replies import state_of
 
 BEGINNING: Position = ("infinity", "")
 """Behind it comes the newest row."""
@@ -223,7 +222,7 @@ def _message(row: Row[Any]) -> Message:
         is_archived=row.is_archived,
         is_deleted=row.is_deleted,
         recovered=row.recovered,
-        reply_state=reply_state(row.state),
+        reply_state=row.state and state_of(row.state),
         reply_id=row.reply_id and ids.reply_id(row.page_id, row.reply_id),
     )
     if row.attachments is not None:
@@ -231,13 +230,6 @@ def _message(row: Row[Any]) -> Message:
     if row.content is not None:
         _say(message, ReplyContent.FromString(row.content))
     return message
-
-
-def reply_state(state: str | None) -> ReplyState.ValueType:
-    """The state of an outbox row, or that there is none."""
-    if state is None:
-        return REPLY_STATE_UNSPECIFIED
-    return ReplyState.Value(f"REPLY_STATE_{state.upper()}")
 
 
 def _say(message: Message, content: ReplyContent) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from pagewire_runtime.settings import CommonSettings, Listen
+from pagewire_store import transitions
 from pagewire_store.tokens import TokenKeys, parse_token_keys
 
 
@@ -56,6 +57,11 @@ class Settings(CommonSettings):
     database_url: Annotated[SecretStr, AfterValidator(_postgresql)] = Field(
         validation_alias="DATABASE_URL", description="PostgreSQL 15 or newer, as libpq reads it."
     )
+    database_owner_url: Annotated[SecretStr, AfterValidator(_postgresql)] | None = Field(
+        None,
+        validation_alias="DATABASE_OWNER_URL",
+        description="Who owns the schema and migrates it; where unset, the user of DATABASE_URL.",
+    )
     database_pool_max: int = Field(
         15,
         ge=6,
@@ -93,6 +99,41 @@ class Settings(CommonSettings):
         timedelta(seconds=15),
         validation_alias="STORE_SEND_LEASE_SECONDS",
         description="How long a send may take before nobody knows how it ended.",
+    )
+    first_look: Seconds = Field(
+        transitions.FIRST_LOOK,
+        validation_alias="STORE_FIRST_LOOK_SECONDS",
+        description="After a send of unknown end began: when it is looked for in Graph.",
+    )
+    second_look: Seconds = Field(
+        transitions.SECOND_LOOK,
+        validation_alias="STORE_SECOND_LOOK_SECONDS",
+        description="After it began: the earliest for the second look.",
+    )
+    between_looks: Seconds = Field(
+        transitions.BETWEEN_LOOKS,
+        validation_alias="STORE_BETWEEN_LOOKS_SECONDS",
+        description="From one look to the next, at least.",
+    )
+    after_failed_look: Seconds = Field(
+        transitions.AFTER_FAILED_LOOK,
+        validation_alias="STORE_AFTER_FAILED_LOOK_SECONDS",
+        description="From a look that Graph did not answer to the next.",
+    )
+    look_lease: Seconds = Field(
+        timedelta(seconds=30),
+        validation_alias="STORE_LOOK_LEASE_SECONDS",
+        description="How long a look may take before another one is asked to look.",
+    )
+    uncertain_patience: Seconds = Field(
+        transitions.PATIENCE,
+        validation_alias="STORE_UNCERTAIN_PATIENCE_SECONDS",
+        description="How long a reply may stay uncertain before it is parked for a person.",
+    )
+    retry_most: Seconds = Field(
+        timedelta(seconds=transitions.BACKOFF_MOST),
+        validation_alias="STORE_RETRY_MOST_SECONDS",
+        description="The longest pause before a reply that Graph did not take is sent again.",
     )
     page_check_lease: Seconds = Field(
         timedelta(seconds=60),
@@ -148,3 +189,35 @@ class Settings(CommonSettings):
         validation_alias="STORE_ATTEMPT_RETENTION_SECONDS",
         description="How long each attempt to send is kept.",
     )
+
+    @model_validator(mode="after")
+    def _logins_differ(self) -> Self:
+        if self.database_owner_url is not None and self.works_as is None:
+            raise ValueError("DATABASE_OWNER_URL: must name another user than DATABASE_URL does")
+        return self
+
+    @property
+    def waits(self) -> transitions.Waits:
+        """How long a reply of unknown end waits, and one that is sent again."""
+        return transitions.Waits(
+            first_look=self.first_look,
+            second_look=self.second_look,
+            between_looks=self.between_looks,
+            after_failed_look=self.after_failed_look,
+            patience=self.uncertain_patience,
+            backoff_most=self.retry_most.total_seconds(),
+        )
+
+    @property
+    def works_as(self) -> str | None:
+        """The user of DATABASE_URL, where another one owns the schema."""
+        if self.database_owner_url is None:
+            return None
+        user = make_url(self.database_url.get_secret_value()).username
+        owner = make_url(self.database_owner_url.get_secret_value()).username
+        return user if user != owner else None
+
+    @property
+    def migrates_as(self) -> str:
+        """The URL of the login that brings the schema up to date."""
+        return (self.database_owner_url or self.database_url).get_secret_value()

@@ -25,8 +25,10 @@ from pagewire_store.transitions import (
     LOOKS,
     RELEASES_MARKS,
     VERDICTS,
+    WAITS,
     Signal,
     State,
+    Waits,
     backoff,
     clean_look,
     next_look,
@@ -40,8 +42,9 @@ _Wait = tuple[str, str, datetime]
 META_INBOX_APP_ID = "263902037430900"
 """The app id that echoes of Meta's own inbox name (Messenger platform, message_echoes)."""
 
-# Meta's clock and ours differ; an echo this much older than its attempt may still be of it.
 CLOCKS_DIFFER = timedelta(minutes=2)
+"""Meta's clock may be behind ours by so much: an echo so much older than an attempt may have waited
+for it. Sync's looks reckon with as much."""
 _CLOCKS_DIFFER = f"interval '{CLOCKS_DIFFER.total_seconds()} s'"
 
 log = get_logger(__name__)
@@ -80,6 +83,8 @@ class Ending:
     http_status: int = 0
     code: int = 0
     subcode: int = 0
+    looks_before: int | None = None
+    """Of a look: how many had ended clean when it was handed out; None where nobody says."""
 
     @property
     def key(self) -> Key:
@@ -189,7 +194,7 @@ _LOCK = Bulk(
             where b.page_id = o.page_id and b.lane = o.lane and b.ordinal <> o.ordinal
                 and b.state in ('ready', 'sending', 'uncertain')) as followed
     from {rows} join outbox o on o.page_id = n.page_id and o.reply_id = n.reply_id
-    left join attempt a on a.page_id = o.page_id and a.tag = o.tag
+    left join attempt a on a.page_id = o.page_id and a.reply_id = o.reply_id and a.tag = o.tag
     order by o.page_id, o.reply_id for update of o
     """,
     page_id=TEXT,
@@ -255,7 +260,7 @@ _BLOCK_PAGES = Bulk(
         check_due_at = least(p.check_due_at, clock_timestamp() + interval '1 hour')
     from {rows} join outbox o on o.page_id = n.page_id and o.reply_id = n.reply_id
         and o.tag = n.tag and o.state in ('sending', 'uncertain')
-    join attempt a on a.page_id = o.page_id and a.tag = o.tag
+    join attempt a on a.page_id = o.page_id and a.reply_id = o.reply_id and a.tag = o.tag
     where p.page_id = o.page_id and p.connected and p.token_version = a.token_version
         and p.state <> 'blocked'
     """,
@@ -284,7 +289,7 @@ _WAITING_FOR_ANYBODY = Bulk(
     f"""
     select distinct c.page_id, c.participant_id, a.started_at - {_CLOCKS_DIFFER}
     from {{rows}} join outbox o on o.page_id = n.page_id and o.reply_id = n.reply_id
-    join attempt a on a.page_id = o.page_id and a.tag = o.tag
+    join attempt a on a.page_id = o.page_id and a.reply_id = o.reply_id and a.tag = o.tag
     join conversation c on c.page_id = o.page_id
         and c.updated_at >= a.started_at - {_CLOCKS_DIFFER}
         and c.last_outbound_at >= a.started_at - {_CLOCKS_DIFFER}
@@ -333,6 +338,7 @@ async def settle(
     endings: Sequence[Ending],
     *,
     person_pause: timedelta,
+    waits: Waits = WAITS,
     known: Iterable[Reply] | None = None,
 ) -> Settled:
     """Applies endings in order, all in the caller's transaction, and tells where the replies stand.
@@ -356,7 +362,7 @@ async def settle(
     accepted = [ending for ending in endings if ending.signal is Signal.ACCEPTED]
     rows, taken = await _locked(connection, replies, accepted)
     before = {key: replace(row) for key, row in rows.items()}
-    attempts = _apply_all(endings, replies, rows, taken)
+    attempts = _apply_all(endings, replies, rows, taken, waits)
     landed = [row for key, row in rows.items() if _flies(before[key]) and not _flies(row)]
     left = _written(rows, before, attempts)
     left += await _pause_by_waiting_echoes(connection, landed, replies, person_pause)
@@ -431,12 +437,13 @@ def _apply_all(
     replies: Mapping[Key, Reply],
     rows: Mapping[Key, _Row],
     taken: Collection[Key],
+    waits: Waits,
 ) -> list[tuple[Any, ...]]:
     """Moves the rows, and returns what is to be written of the attempts."""
     attempts: list[Ending] = []
     for ending in endings:
         row, reply = rows[ending.key], replies[ending.key]
-        moved = _apply(row, reply, ending, bound=ending.key in taken)
+        moved = _apply(row, reply, ending, waits, bound=ending.key in taken)
         if ending.tag and (moved or ending.signal in VERDICTS):
             attempts.append(ending)
     return [
@@ -453,7 +460,7 @@ def _attempt_row(ending: Ending, now: datetime) -> tuple[Any, ...]:
     )
 
 
-def _apply(row: _Row, reply: Reply, ending: Ending, *, bound: bool) -> bool:
+def _apply(row: _Row, reply: Reply, ending: Ending, waits: Waits, *, bound: bool) -> bool:
     """Moves one row by the table; False where the ending means nothing to it."""
     latest = ending.tag == row.tag
     if ending.signal is Signal.ACCEPTED:
@@ -463,11 +470,13 @@ def _apply(row: _Row, reply: Reply, ending: Ending, *, bound: bool) -> bool:
     if signal in LOOKS:
         if row.look_lease_until is None:  # nobody looks: a repeat of what was recorded
             return False
+        if ending.looks_before not in (None, row.clean_looks):  # made before the latest clean one
+            return False
         signal = signal if signal is Signal.FAILED_LOOK else clean_look(row.clean_looks)
     to = transitions.after(State(row.state), signal)
     if not latest or to is None or (to == row.state and to is not State.UNCERTAIN):
         return False
-    _move(row, to, signal, ending, reply.now)
+    _move(row, to, signal, ending, reply.now, waits)
     _settled.labels(to.value, signal.value).inc()
     if to is State.PARKED:
         log.error("a reply is parked", page_id=row.page_id, number=row.reply_id)
@@ -505,16 +514,18 @@ def _count_duplicates(row: _Row, ending: Ending, *, latest: bool) -> None:
         )
 
 
-def _move(row: _Row, to: State, signal: Signal, ending: Ending, now: datetime) -> None:
+def _move(
+    row: _Row, to: State, signal: Signal, ending: Ending, now: datetime, waits: Waits
+) -> None:
     if to is State.UNCERTAIN:
-        _doubt(row, signal, ending.reason, now)
+        _doubt(row, signal, ending.reason, now, waits)
     elif to is State.READY:
-        _put_back(row, signal, ending, now)
+        _put_back(row, signal, ending, now, waits)
     else:
         _land(row, to, ending.reason, now)
 
 
-def _doubt(row: _Row, signal: Signal, reason: str, now: datetime) -> None:
+def _doubt(row: _Row, signal: Signal, reason: str, now: datetime, waits: Waits) -> None:
     """It is, or stays, uncertain."""
     if row.state == State.SENDING:
         row.state, row.state_reason = State.UNCERTAIN.value, reason
@@ -522,17 +533,18 @@ def _doubt(row: _Row, signal: Signal, reason: str, now: datetime) -> None:
     elif signal is Signal.UNKNOWN:  # known to be unknown
         return
     row.clean_looks += signal is Signal.CLEAN_LOOK
-    row.look_due_at = next_look(signal, row.started_at or now, now)
+    row.look_due_at = next_look(signal, row.started_at or now, now, waits)
     row.look_lease_until = None
 
 
-def _put_back(row: _Row, signal: Signal, ending: Ending, now: datetime) -> None:
+def _put_back(row: _Row, signal: Signal, ending: Ending, now: datetime, waits: Waits) -> None:
     """It waits for its next attempt."""
     _ground(row, State.READY, ending.reason)
     if signal in (Signal.LAST_CLEAN_LOOK, Signal.NO_ECHO):
         row.uncertain_before = True
     if signal is not Signal.BLOCKED:
-        pause = ending.retry_after or backoff(row.attempt, random.random())  # noqa: S311  # no secret
+        chance = random.random()  # noqa: S311  # jitter, no secret
+        pause = ending.retry_after or backoff(row.attempt, chance, waits.backoff_most)
         row.not_before = now + pause
 
 

@@ -12,18 +12,9 @@ from typing import Any, NamedTuple
 from pagewire.type.v1.event_pb2 import Attachment, MessageDetail
 from pagewire.type.v1.reply_pb2 import MediaType, ReplyContent
 from pagewire_store.columns import BIGINT, BOOL, BYTES, TEXT, TIME, Bulk, micros
+from pagewire_store.projecting import LOCK_CONVERSATIONS
 from pagewire_store.projections import SNIPPET_LENGTH
 from pagewire_store.trips import Said
-
-_LOCK_CONVERSATIONS = Bulk(
-    """
-    select from {rows}
-    join conversation c on c.page_id = n.page_id and c.participant_id = n.participant_id
-    order by c.page_id, c.participant_id for update of c
-    """,
-    page_id=TEXT,
-    participant_id=TEXT,
-)
 
 _WROTE_LAST = Bulk(
     """
@@ -118,7 +109,10 @@ _LABELLED = Bulk(
 _UNLABELLED = Bulk(
     """
     delete from person_label l using {rows}
-    where l.page_id = n.page_id and l.person_id = n.person_id and l.name = n.label
+    cross join lateral (
+        select p.ctid from person_label p
+        where p.page_id = n.page_id and p.person_id = n.person_id and p.name = n.label limit 1) p
+    where l.ctid = p.ctid
     """,
     page_id=TEXT,
     person_id=TEXT,
@@ -164,7 +158,7 @@ def said(taken: Sequence[Taken], also_locked: Iterable[tuple[str, str]] = ()) ->
     spoken = [one for one in messages if not one.echoed]
     conversations = {*also_locked, *((one.page_id, one.person_id) for one in spoken)}
     steps: tuple[tuple[Bulk, Sequence[tuple[Any, ...]]], ...] = (
-        (_LOCK_CONVERSATIONS, sorted(conversations)),
+        (LOCK_CONVERSATIONS, sorted(conversations)),
         (_WROTE_LAST, _once(map(_last_word, spoken))),
         (_MESSAGES, _once(_message(one) for one in messages if one.mid)),
         (_COMMENTS, _once(_comment(one) for one in in_time if one.is_comment and one.mid)),

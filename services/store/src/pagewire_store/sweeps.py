@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -14,7 +15,7 @@ from pagewire_store import settling
 from pagewire_store.database import driver, in_transaction
 from pagewire_store.outbox import CHUNK, DUE_LOOKS
 from pagewire_store.settling import Ending
-from pagewire_store.transitions import PATIENCE, Signal
+from pagewire_store.transitions import WAITS, Signal, Waits
 from pagewire_store.trips import within
 
 # Each says to which replies a signal applies. They are found without a lock and then settled under
@@ -34,10 +35,10 @@ _TO = {
         where o.state = 'uncertain' and o.kind = 'private_reply' and o.look_due_at <= now()
     """,
     # The clock of a blocked page's stands still.
-    Signal.GIVEN_UP: f"""
+    Signal.GIVEN_UP: """
         from outbox o join page p on p.page_id = o.page_id
         where o.state = 'uncertain' and p.state <> 'blocked'
-            and o.uncertain_at <= now() - interval '{PATIENCE.total_seconds()} s'
+            and o.uncertain_at <= now() - %(patience)s
     """,
 }
 
@@ -64,6 +65,7 @@ async def sweep(
     engine: AsyncEngine,
     *,
     person_pause: timedelta,
+    waits: Waits = WAITS,
     wake_outbox: Callable[[], None],
     wake_looks: Callable[[], None],
 ) -> int:
@@ -72,11 +74,11 @@ async def sweep(
     `wake_looks` is called where an uncertain reply is to be looked for by now. Safe to call at any
     time and from any number of stores. Raises Unavailable.
     """
-    due = await in_transaction(engine, _due)
+    due = await in_transaction(engine, partial(_due, patience=waits.patience))
     count = 0
     for signal in _TO:
         if signal.value in due:
-            count += await _sweep_all(engine, signal, person_pause)
+            count += await _sweep_all(engine, signal, person_pause, waits)
     if count:
         wake_outbox()
     if _LOOK in due:
@@ -84,29 +86,31 @@ async def sweep(
     return count
 
 
-async def _due(connection: AsyncConnection) -> set[str]:
-    found = await (await driver(connection)).execute(_DUE)
+async def _due(connection: AsyncConnection, patience: timedelta) -> set[str]:
+    found = await (await driver(connection)).execute(_DUE, {"patience": patience})
     return {row[0] for row in await found.fetchall()}
 
 
-async def _sweep_all(engine: AsyncEngine, signal: Signal, person_pause: timedelta) -> int:
+async def _sweep_all(
+    engine: AsyncEngine, signal: Signal, person_pause: timedelta, waits: Waits
+) -> int:
     count = 0
-    while swept := await _sweep(engine, signal, person_pause):
+    while swept := await _sweep(engine, signal, person_pause, waits):
         count += swept
         if swept < CHUNK:
             break
     return count
 
 
-async def _sweep(engine: AsyncEngine, signal: Signal, person_pause: timedelta) -> int:
+async def _sweep(engine: AsyncEngine, signal: Signal, person_pause: timedelta, waits: Waits) -> int:
     async def work(connection: AsyncConnection) -> int:
         raw = await driver(connection)
-        found = await raw.execute(_FIND[signal], {"chunk": CHUNK})
+        found = await raw.execute(_FIND[signal], {"chunk": CHUNK, "patience": waits.patience})
         endings = [
             Ending(page_id, reply_id, tag, signal, _REASONS[signal])
             for page_id, reply_id, tag in await found.fetchall()
         ]
-        settled = await settling.settle(raw, endings, person_pause=person_pause)
+        settled = await settling.settle(raw, endings, person_pause=person_pause, waits=waits)
         await within(raw, *settled.left)
         return len(endings)
 

@@ -8,6 +8,7 @@ attempt and no more.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -20,6 +21,23 @@ CLEAN_LOOKS = 2
 PATIENCE = timedelta(minutes=10)
 BACKOFF_LEAST = 1.0
 BACKOFF_MOST = 300.0
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How long a reply waits: for each look after an attempt of unknown end, to be given up then,
+    and at most for its next attempt.
+    """
+
+    first_look: timedelta = FIRST_LOOK
+    second_look: timedelta = SECOND_LOOK
+    between_looks: timedelta = BETWEEN_LOOKS
+    after_failed_look: timedelta = AFTER_FAILED_LOOK
+    patience: timedelta = PATIENCE
+    backoff_most: float = BACKOFF_MOST
+
+
+WAITS = Waits()
 
 
 class State(StrEnum):
@@ -64,6 +82,8 @@ class Signal(StrEnum):
     DISCONNECTED = "page_disconnected"
     RETRIED = "retried"
     """A person put a parked one back."""
+    DROPPED = "dropped"
+    """A person let a parked one go."""
 
 
 IN_FLIGHT = frozenset({State.SENDING, State.UNCERTAIN})
@@ -107,6 +127,7 @@ TABLE: Mapping[tuple[State, Signal], State] = MappingProxyType(
         (State.UNCERTAIN, Signal.NO_ECHO): State.READY,
         (State.UNCERTAIN, Signal.GIVEN_UP): State.PARKED,
         (State.PARKED, Signal.RETRIED): State.READY,
+        (State.PARKED, Signal.DROPPED): State.FAILED,
     }
 )
 
@@ -128,16 +149,18 @@ def clean_look(looks_before: int) -> Signal:
     return Signal.LAST_CLEAN_LOOK if looks_before + 1 >= CLEAN_LOOKS else Signal.CLEAN_LOOK
 
 
-def next_look(signal: Signal, started_at: datetime, now: datetime) -> datetime:
+def next_look(
+    signal: Signal, started_at: datetime, now: datetime, waits: Waits = WAITS
+) -> datetime:
     """When to look for a reply that is uncertain after `signal`."""
     if signal is Signal.CLEAN_LOOK:
-        return max(started_at + SECOND_LOOK, now + BETWEEN_LOOKS)
+        return max(started_at + waits.second_look, now + waits.between_looks)
     if signal is Signal.FAILED_LOOK:
-        return now + AFTER_FAILED_LOOK
-    return started_at + FIRST_LOOK
+        return now + waits.after_failed_look
+    return started_at + waits.first_look
 
 
-def backoff(attempt: int, chance: float) -> timedelta:
+def backoff(attempt: int, chance: float, most: float = BACKOFF_MOST) -> timedelta:
     """The pause before the attempt after this one (from 1): full jitter; `chance` is in [0, 1)."""
-    most = min(BACKOFF_MOST, 2.0 ** min(attempt, 16))
+    most = max(BACKOFF_LEAST, min(most, 2.0 ** min(attempt, 16)))
     return timedelta(seconds=BACKOFF_LEAST + chance * (most - BACKOFF_LEAST))

@@ -18,6 +18,8 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
+from pagewire_runtime import faults
+
 _names = count(1)
 _prepared: WeakKeyDictionary[psycopg.AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()
 """What each connection's server knows by name."""
@@ -67,6 +69,8 @@ async def trip(connection: psycopg.AsyncConnection[Any], *said: Said) -> list[An
     server has forgotten a statement (psycopg has it forget all when it rolls back), which is then
     prepared anew by the next trip.
     """
+    if faults.on and said[-1] is COMMIT:
+        await faults.step("before_commit")
     known = _prepared.setdefault(connection, set())
     async with connection.lock:
         try:
@@ -75,7 +79,18 @@ async def trip(connection: psycopg.AsyncConnection[Any], *said: Said) -> list[An
             known.clear()
             raise
     _check(connection, known, results)
+    if faults.on:
+        await _told(connection, said)
     return _answers(connection, results[-1 - len(said) : -1])
+
+
+async def _told(connection: psycopg.AsyncConnection[Any], said: Sequence[Said]) -> None:
+    """Tells fault points what became of a transaction by a trip."""
+    idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+    if idle and COMMIT in said:
+        await faults.step("after_commit")
+    elif not idle and BEGIN in said:
+        await faults.step("begun")
 
 
 async def within(connection: psycopg.AsyncConnection[Any], *said: Said) -> list[Answer]:
@@ -113,9 +128,14 @@ def _exchanged(pgconn: PGconn, said: Sequence[Said], known: set[bytes]) -> PQGen
         pgconn.send_close_prepared(name)  # it may be there, and is no error where it is not
         pgconn.send_prepare(name, statement.sql, statement.types)
     for statement, values in said:
+        if faults.on:
+            pgconn.flush()  # so that those before it are with the server if one strikes here
+            faults.stating()
         pgconn.send_query_prepared(statement.name, values, [Format.BINARY] * len(values))
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
+    if faults.on and said[-1] is COMMIT:
+        faults.stepped("commit_sent")
     results: list[PGresult] = []
     while not results or results[-1].status != ExecStatus.PIPELINE_SYNC:
         results += yield from generators.fetch_many(pgconn)

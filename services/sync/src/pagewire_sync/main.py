@@ -28,7 +28,7 @@ from pagewire_sync.servicer import DeliveryServicer
 from pagewire_sync.settings import Settings
 
 OUTBOX = "/pagewire.store.v1.OutboxService/"
-REPEATABLE = (OUTBOX + "EnqueueReply", OUTBOX + "GetReply")
+REPEATABLE = tuple(OUTBOX + name for name in ("EnqueueReply", "GetReply", "GetLastHiding"))
 REFLECTED = ("pagewire.sync.v1.DeliveryService", "pagewire.sync.v1.HistoryService")
 
 
@@ -48,7 +48,13 @@ async def serve(settings: Settings) -> None:
             add_HistoryServiceServicer_to_server(HistoryServicer(), server)
 
         budget, credentials, owner = Budget(), CredentialCache(page_care), owner_name()
-        graph = Graph(client, _hosts(settings), _app(settings), budget)
+        graph = Graph(
+            client,
+            _hosts(settings),
+            _app(settings),
+            budget,
+            total_seconds=settings.graph_timeout_seconds,
+        )
         workers = (
             Sender(outbox, credentials, graph, budget, owner).run(),
             Reader(outbox, credentials, graph, budget, owner).run(),
@@ -63,6 +69,7 @@ async def serve(settings: Settings) -> None:
                 unready_wait=settings.unready_wait,
                 reflection=REFLECTED if settings.grpc_reflection else None,
                 tls=settings.tls,
+                insecure=settings.grpc_insecure,
             ),
             asyncio.TaskGroup() as tasks,
         ):

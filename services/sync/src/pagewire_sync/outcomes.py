@@ -19,6 +19,7 @@ NAMES_ITS_RESULT = {
 """Where an acceptance says what came of it; without that it is none."""
 
 ID_LENGTH = 512
+_ID_NUMBERS = 10**30
 FETCH_ATTEMPTS = 2
 
 _VERDICTS = {
@@ -118,6 +119,8 @@ def _refusal(reply: ClaimedReply, error: GraphError) -> tuple[Verdict.ValueType,
 
 
 def _id(value: object) -> str:
-    """An id as Graph names it; empty for anything else."""
+    """An id as Graph names it, a number with all its digits; empty for anything else."""
+    if type(value) is int and 0 <= value < _ID_NUMBERS:
+        return str(value)
     is_id = isinstance(value, str) and len(value) <= ID_LENGTH and value.isprintable()
     return str(value) if is_id else ""

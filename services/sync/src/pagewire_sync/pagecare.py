@@ -8,7 +8,7 @@ field; its own fields are the app's), on debug_token.
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from pagewire.store.v1 import page_care_service_pb2 as pb
 from pagewire.type.v1.page_pb2 import Login, Page, PageState, Platform
 from pagewire_runtime import metrics
+from pagewire_runtime.clock import WALL
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger, ref
 from pagewire_sync.credentials import CredentialCache
@@ -119,7 +120,7 @@ class PageCare:
     credentials: CredentialCache
     graph: Graph
     app_id: str
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    now: Callable[[], datetime] = WALL.now
 
     async def run(self) -> None:
         """Claim pages whose check is due, check them, write down what was found."""

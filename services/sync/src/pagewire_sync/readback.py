@@ -21,7 +21,7 @@ from pagewire.store.v1 import outbox_service_pb2 as pb
 from pagewire.store.v1.outbox_service_pb2 import ClaimedReply, ReadBack, ReadBackResult
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.reply_pb2 import ReplyKind
-from pagewire_runtime import metrics
+from pagewire_runtime import faults, metrics
 from pagewire_runtime.errors import Refusal
 from pagewire_runtime.logs import get_logger
 from pagewire_sync.budget import Budget, Product
@@ -37,8 +37,8 @@ log = get_logger(__name__)
 CLAIM_WAIT = Duration(seconds=4)
 AT_ONCE = 16
 NEWEST = 50
-CLOCK_SLACK = timedelta(seconds=120)
-"""Meta's clock may be behind ours by so much."""
+CLOCKS_DIFFER = timedelta(minutes=2)
+"""Meta's clock may be behind ours by so much; the store, settling echoes, reckons with as much."""
 PATIENCE_SECONDS = 5.0
 
 _looks = metrics.counter(
@@ -118,12 +118,17 @@ class Reader:
             await crew.dismiss()
 
     async def _settle(self, read_back: ReadBack) -> None:
+        names = read_back.reply.reply_id, read_back.reply.page_id
+        await faults.reach("sync.look.claimed", names)
         result = await self.look(read_back)
+        result.clean_looks = read_back.clean_looks
+        await faults.reach("sync.look.looked", names)
         _looks.labels(result.WhichOneof("result")).inc()
         try:
             await self.outbox.RecordReadBacks(pb.RecordReadBacksRequest(results=[result]))
         except Refusal as refusal:  # it will be looked for again
             log.warning("a look was not written down", reason=refusal.reason)
+        await faults.reach("sync.look.recorded", names)
 
     async def look(self, read_back: ReadBack) -> ReadBackResult:
         """Look once. A successful answer without a match is clean, an error is not."""
@@ -258,7 +263,7 @@ def matches(read_back: ReadBack, seen: Sequence[Seen]) -> list[Seen]:
 
 
 def _earliest(read_back: ReadBack) -> datetime:
-    return read_back.attempt_time.ToDatetime(UTC) - CLOCK_SLACK
+    return read_back.attempt_time.ToDatetime(UTC) - CLOCKS_DIFFER
 
 
 def _since(seen: Seen, earliest: datetime) -> bool:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 
@@ -13,7 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from pagewire.store.v1 import outbox_service_pb2 as pb
 from pagewire.store.v1.outbox_service_pb2 import AttemptOutcome, ClaimedReply, Verdict
-from pagewire_runtime import metrics
+from pagewire_runtime import faults, metrics
+from pagewire_runtime.clock import WALL
 from pagewire_runtime.coalescing import Coalescer
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger, ref
@@ -95,7 +96,7 @@ class Sender:
     graph: Graph
     budget: Budget
     owner: str
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    now: Callable[[], datetime] = WALL.now
     _busy: Counter[str] = field(default_factory=Counter)
     _crew: Crew = field(default_factory=lambda: Crew(IN_FLIGHT))
     _stopping: bool = False
@@ -137,6 +138,8 @@ class Sender:
         response = await self.outbox.ClaimReplies(
             pb.ClaimRepliesRequest(owner=self.owner, max_replies=room, wait=CLAIM_WAIT)
         )
+        if response.replies:
+            await faults.reach("sync.claimed", _named(*response.replies))
         lease_end = begun + response.lease.ToTimedelta().total_seconds()
         return Claimed(list(response.replies), lease_end)
 
@@ -145,7 +148,8 @@ class Sender:
         send_time = self.now()
         self._busy[reply.page_id] += 1
         try:
-            ending = await self._attempt(reply, lease_end)
+            with faults.walk("sync", _named(reply)):
+                ending = await self._attempt(reply, lease_end)
         finally:
             self._busy[reply.page_id] -= 1
             if not self._busy[reply.page_id]:
@@ -153,7 +157,9 @@ class Sender:
         _ended.labels(Verdict.Name(ending.verdict).removeprefix("VERDICT_").lower()).inc()
         outcome = outcomes.to_outcome(reply, ending)
         outcome.send_time.FromDatetime(send_time)
+        await faults.reach("sync.after_response", _named(reply))
         await self._write_down(outcome)
+        await faults.reach("sync.recorded", _named(reply))
 
     async def _attempt(self, reply: ClaimedReply, lease_end: float) -> Ending:
         if forbidden := self._forbidden(reply):
@@ -207,6 +213,7 @@ class Sender:
             raise Postponed("budget_spent", stopped)
         if clock() + self.graph.total_seconds > lease_end:
             raise Postponed("lease_too_short")
+        await faults.step("before_write")
 
     def _ending(self, reply: ClaimedReply, answer: Answer | GraphError) -> Ending:
         if isinstance(answer, Answer):
@@ -225,3 +232,8 @@ class Sender:
     async def _record(self, batch: list[AttemptOutcome]) -> list[Exception | None]:
         await self.outbox.RecordOutcomes(pb.RecordOutcomesRequest(outcomes=batch))
         return [None] * len(batch)
+
+
+def _named(*replies: ClaimedReply) -> list[str]:
+    """What fault points call them."""
+    return [name for reply in replies for name in (reply.reply_id, reply.page_id)]

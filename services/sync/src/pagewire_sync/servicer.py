@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from pagewire.store.v1.outbox_service_pb2 import EnqueueReplyRequest
+from pagewire.store.v1.outbox_service_pb2 import EnqueueReplyRequest, GetLastHidingRequest
 from pagewire.store.v1.outbox_service_pb2 import GetReplyRequest as StoreGetReplyRequest
 from pagewire.sync.v1 import delivery_service_pb2 as pb
 from pagewire.sync.v1.delivery_service_pb2_grpc import DeliveryServiceServicer
@@ -89,12 +89,15 @@ class DeliveryServicer(DeliveryServiceServicer):
         if request.client_key:
             _check_key(request.client_key)
             return pb.HideCommentResponse(reply=await self._hide(request, request.client_key))
-        # Repeated while it is under way it is the same; afterwards it may mean to hide again what
-        # was shown in between, and is asked of Graph anew, where it changes nothing if not.
-        reply = await self._hide(request, hide_key(request))
-        while reply.state not in UNDER_WAY:
-            reply = await self._hide(request, hide_key(request, after=reply.reply_id))
-        return pb.HideCommentResponse(reply=reply)
+        # Repeated while it is under way it is the same; afterwards, or after the opposite, it may
+        # mean to hide again what was shown in between: Graph is asked anew, and changes nothing
+        # if it did not. Two who ask so at once name the same one before it, and so share a key.
+        last = await self._outbox.GetLastHiding(GetLastHidingRequest(comment_id=request.comment_id))
+        if last.reply.state in UNDER_WAY and last.hidden == request.hidden:
+            return pb.HideCommentResponse(reply=last.reply)
+        return pb.HideCommentResponse(
+            reply=await self._hide(request, hide_key(request, after=last.reply.reply_id))
+        )
 
     async def _hide(self, request: pb.HideCommentRequest, client_key: str) -> Reply:
         enqueued = await self._outbox.EnqueueReply(
@@ -113,8 +116,8 @@ class DeliveryServicer(DeliveryServiceServicer):
         return pb.GetReplyResponse(reply=found.reply)
 
 
-def hide_key(request: pb.HideCommentRequest, *, after: str = "") -> str:
-    """The key of a hiding that has none of its caller's; `after` names the one before it."""
+def hide_key(request: pb.HideCommentRequest, *, after: str) -> str:
+    """The key of a hiding that has none of its caller's; `after` is the last one's id, if any."""
     what = f"{request.comment_id}\0{request.hidden}\0{after}"
     return f"hide-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
 

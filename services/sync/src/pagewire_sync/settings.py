@@ -61,6 +61,13 @@ class Settings(CommonSettings):
         validation_alias="GRAPH_INSTAGRAM_BASE_URL",
         description="Where Graph is for accounts connected by Instagram login.",
     )
+    graph_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=60,
+        validation_alias="GRAPH_TIMEOUT_SECONDS",
+        description="How long one call may take; less than STORE_SEND_LEASE_SECONDS.",
+    )
     graph_api_version: str = Field(
         "v25.0",
         validation_alias="GRAPH_API_VERSION",

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from pagewire_runtime import metrics
+
 APP_HEADER = "x-app-usage"
 PAGE_HEADER = "x-page-usage"
 BUSINESS_HEADER = "x-business-use-case-usage"
@@ -15,6 +17,10 @@ BUSINESS_HEADER = "x-business-use-case-usage"
 _PERCENTS = ("call_count", "total_time", "total_cputime")
 _MOST = 1_440
 """Neither per cents nor minutes of waiting are believed beyond this: a day."""
+
+_unreadable = metrics.counter(
+    "pagewire_graph_usage_unreadable", "Usage headers that could not be read, and count as nothing."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,11 @@ def _decoded(header: str | None) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(header)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        value = None
+    if isinstance(value, dict):
+        return value
+    _unreadable.inc()
+    return {}
 
 
 def _percent(entry: Mapping[str, Any]) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from pagewire.store.v1.lane_service_pb2 import (
 )
 from pagewire.type.v1.decision_pb2 import Outcome
 from pagewire.type.v1.rule_pb2 import Evaluation
-from pagewire_runtime import metrics
+from pagewire_runtime import faults, metrics
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger
 
@@ -150,6 +150,7 @@ class Dispatcher:
 
     async def _decide(self, claimed: Sequence[ClaimedLane]) -> None:
         try:
+            await faults.reach("dispatcher.claimed", _named(claimed))
             if len(claimed) == 1:
                 await self._decide_alone(claimed[0])
             else:
@@ -188,6 +189,7 @@ class Dispatcher:
         response = await self.rules.EvaluateEvents(EvaluateEventsRequest(events=events))
         if len(response.evaluations) != len(events):
             raise WrongAnswer("rules did not answer event by event")
+        await faults.reach("dispatcher.evaluated", faults.named(each.event for each in events))
         return response.evaluations
 
     async def _evaluate_alone(self, event: EventToEvaluate) -> Evaluation:
@@ -214,6 +216,7 @@ class Dispatcher:
     ) -> None:
         request = lanes_pb.CommitDecisionsRequest(lanes=decisions)
         response = await self.store.CommitDecisions(request)
+        await faults.reach("dispatcher.committed", _named(claimed))
         for lane, result in zip(claimed, response.results, strict=False):  # only to count
             _observe(lane, result)
 
@@ -250,6 +253,12 @@ class Dispatcher:
             if (held := self._leases.get(key)) and held.epoch == lane.ref.epoch:
                 del self._leases[key]
         _held.set(len(self._leases))
+
+
+def _named(claimed: Iterable[ClaimedLane]) -> Iterator[str]:
+    for lane in claimed:
+        yield from (each.event_id for each in lane.events)
+        yield from faults.named(each.event for each in lane.events)
 
 
 def _to_evaluate(lane: ClaimedLane) -> list[EventToEvaluate]:

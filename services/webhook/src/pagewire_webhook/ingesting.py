@@ -17,6 +17,7 @@ from pagewire.store.v1.ingest_service_pb2 import (
 from pagewire_runtime.coalescing import Coalescer
 from pagewire_runtime.errors import Kind, Refusal, Unavailable
 from pagewire_runtime.logs import get_logger
+from pagewire_webhook.admission import Admission
 from pagewire_webhook.deliveries import without_events
 from pagewire_webhook.holding import HeldLanes, Turn
 from pagewire_webhook.wire import framed
@@ -76,15 +77,32 @@ class Ingesting:
     long up to 200 ms; meanwhile later deliveries of its lanes stand behind it, and no others. One
     that the database refuses is sent once more without its events, as unreadable
     (`store_refused`), so that its raw bytes are kept.
+
+    Past what the store bears, which `admission` finds out, `is_full` holds and nobody waits in
+    vain. What waits for a lane that is held does not count there: a stuck lane costs the others
+    nothing.
     """
 
-    def __init__(self, ingest: Ingest, *, waiting_max_bytes: int = _WAITING_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        ingest: Ingest,
+        *,
+        admission: Admission | None = None,
+        waiting_max_bytes: int = _WAITING_MAX_BYTES,
+    ) -> None:
         self._ingest = ingest
+        self._admission = admission or Admission()
         self._waiting_max_bytes = waiting_max_bytes
         self._waiting_bytes = 0
+        self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it is a system call
         self._held = HeldLanes()
         self._first_line = _line(self._try_first)
         self._slow_line = _line(self._try_again)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would only make all wait; to be asked before a delivery is read."""
+        return self._admission.is_full or self._waiting_bytes >= self._waiting_max_bytes
 
     async def store(self, delivery: Delivery, *, deadline: float | None = None) -> DeliveryResult:
         """The result once the delivery is committed: its state is STORED.
@@ -100,7 +118,7 @@ class Ingesting:
             raise NotStored("too much is waiting")
         self._waiting_bytes += waiting.size
         try:
-            result = None if self._is_held(waiting) else await self._first_line.submit(waiting)
+            result = None if self._is_held(waiting) else await self._first_try(waiting)
             if result is not None and result.state == _STORED:
                 return result
             return await self._stored_otherwise(waiting, result)
@@ -117,6 +135,17 @@ class Ingesting:
             waiting.is_over = True
             if waiting.turn is not None:
                 self._held.leave(waiting.turn)
+
+    async def _first_try(self, waiting: _Waiting) -> DeliveryResult:
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        admission, entered, done = self._admission, loop.time(), False
+        admission.enter()
+        try:
+            result = await self._first_line.submit(waiting)
+            done = True
+            return result
+        finally:
+            admission.leave(entered, loop.time(), done=done)
 
     async def close(self) -> None:
         """Takes nothing more, and returns once everything under way has its answer."""

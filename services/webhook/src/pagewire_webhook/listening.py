@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager
@@ -11,20 +12,36 @@ import uvicorn
 
 from pagewire_runtime.errors import SettingsError
 from pagewire_runtime.logs import get_logger
+from pagewire_webhook.connections import Connection, Connections
 
 log = get_logger(__name__)
 
 BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 75
 """Longer than the balancers' usual 60: a connection must not be closed under a request."""
+CONNECTIONS_MAX = 256
+RECEIPT_SECONDS = 10.0
+"""For a whole request to come: Meta sends one at once."""
+
+# What the process opens beside connections of listeners: channels, pools, logs.
+_OTHER_DESCRIPTORS = 64
+# Two listeners in a process, each with its connections and those that wait to be accepted.
+_SHARES = 4
 
 
 class _Server(uvicorn.Server):
     """A server that leaves signals to the process and tells when it is ready."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
+        self.server_state = connections
+        self._connections = connections
         self.ready = asyncio.Event()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # each second
+            self._connections.sweep(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -41,29 +58,37 @@ async def listening(
     listen: str,
     *,
     trusted_proxies: Sequence[str] = (),
+    connections_max: int = CONNECTIONS_MAX,
+    receipt_seconds: float = RECEIPT_SECONDS,
     drain_seconds: int = 20,
 ) -> AsyncIterator[int]:
     """Serve `app` (ASGI) at `host:port` within the block, and yield the port.
 
-    On leaving it nothing new is taken, and requests under way have `drain_seconds` to finish.
-    Raises SettingsError where it cannot listen there.
+    At most `connections_max` connections, and no more than the process has descriptors for; who
+    has not sent a whole request in `receipt_seconds` is closed on. On leaving the block nothing
+    new is taken, and requests under way have `drain_seconds` to finish. Raises SettingsError where
+    it cannot listen there.
     """
     bound = _bind(listen)
+    room = room_for(connections_max)
+    connections = Connections(room, receipt_seconds)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
+        ws="none",
         loop="none",
         lifespan="off",
         log_config=None,
+        log_level="error",  # what it warns of is whatever strangers send
         access_log=False,
         server_header=False,
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=list(trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=drain_seconds,
-        backlog=BACKLOG,
+        backlog=min(BACKLOG, room),
     )
-    server = _Server(config)
+    server = _Server(config, connections)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     try:
         await server.ready.wait()
@@ -73,6 +98,17 @@ async def listening(
         server.should_exit = True
         await task
         bound.close()
+
+
+def room_for(connections: int) -> int:
+    """So many, or as many as a listener has descriptors for.
+
+    They must not run out: uvloop gives up a socket for good where it can't accept on it.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return connections
+    return max(min(connections, (limit - _OTHER_DESCRIPTORS) // _SHARES), 1)
 
 
 def _bind(listen: str) -> socket.socket:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import datetime
 from functools import partial
 from secrets import token_hex
 from typing import Any
@@ -24,9 +26,9 @@ from pagewire_runtime.commandline import command_line
 from pagewire_runtime.logs import get_logger
 from pagewire_runtime.serving import run, until_signalled
 from pagewire_runtime.settings import load
-from pagewire_webhook.dispatcher import Dispatcher
+from pagewire_webhook.dispatcher import Dispatcher, Pace
 from pagewire_webhook.ingesting import Ingesting, ingest_over
-from pagewire_webhook.listening import listening
+from pagewire_webhook.listening import listening, room_for
 from pagewire_webhook.operator.app import REPEATABLE, Upstreams, operator_app
 from pagewire_webhook.public import PublicConfig, public_app
 from pagewire_webhook.replaying import Replaying
@@ -59,9 +61,15 @@ async def serve(settings: Settings) -> None:
 @asynccontextmanager
 async def public_part(settings: Settings) -> AsyncIterator[int]:
     """The face to the internet, within the block; yields its port."""
+    room = room_for(settings.connections_max)
     config = PublicConfig(
-        secrets=secrets_of(_plain(settings.app_secrets), _plain(settings.instagram_app_secrets)),
+        secrets=secrets_of(
+            _plain(settings.app_secrets),
+            _plain(settings.instagram_app_secrets),
+            previous_until=_seconds(settings.previous_secrets_until),
+        ),
         verify_token=_plain((settings.verify_token,))[0].encode(),
+        strangers_max=room // 4,
     )
     async with _channel(settings, settings.store_target, "webhook") as to_store:
         ingesting = Ingesting(ingest_over(to_store))
@@ -69,6 +77,8 @@ async def public_part(settings: Settings) -> AsyncIterator[int]:
             public_app(config, ingesting),
             settings.webhook_listen,
             trusted_proxies=settings.forwarded_allow_ips,
+            connections_max=room,
+            receipt_seconds=settings.receipt_seconds,
             drain_seconds=DRAIN_SECONDS,
         ) as port:
             yield port
@@ -82,7 +92,12 @@ async def dispatcher_part(settings: Settings) -> AsyncIterator[None]:
         _channel(settings, settings.store_target, "webhook") as to_store,
         _channel(settings, settings.rules_target, "webhook") as to_rules,
     ):
-        dispatcher = Dispatcher(LaneServiceStub(to_store), RuleServiceStub(to_rules), new_owner())
+        dispatcher = Dispatcher(
+            LaneServiceStub(to_store),
+            RuleServiceStub(to_rules),
+            new_owner(),
+            Pace(heartbeat_seconds=settings.heartbeat_seconds),
+        )
         ingesting = Ingesting(ingest_over(to_store))
         replaying = Replaying(OperationServiceStub(to_store), ingesting)
         async with working(dispatcher.run()), working(replaying.run()):
@@ -141,6 +156,10 @@ def _channel(
         max_message_bytes=MESSAGE_BYTES,
         tls=settings.tls,
     )
+
+
+def _seconds(until: datetime | None) -> float:
+    return math.inf if until is None else until.timestamp()
 
 
 def _plain(secrets: Iterable[SecretStr | None] | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from pagewire_runtime.clock import WALL
 from pagewire_webhook.ingesting import Ingesting
 from pagewire_webhook.receiving import PublicConfig, Receiving
 
@@ -27,7 +27,7 @@ _ORDINARY = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS
 
 
 def public_app(
-    config: PublicConfig, ingest: Ingesting, *, now: Callable[[], float] = time.time
+    config: PublicConfig, ingest: Ingesting, *, now: Callable[[], float] = WALL.seconds
 ) -> Starlette:
     """The app of the public listener; `now` is seconds since 1970, of when bodies were received.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 import msgspec
@@ -12,10 +13,16 @@ from pagewire_webhook.unreadable import Unread
 
 MAX_DEPTH = 32
 MAX_KEYS = 1_000
+MAX_VALUES = 250_000
+"""50 for each of 5,000 events. Two million, which 4 MiB have room for, would take seconds and some
+hundred MiB to read, so a body of them would never be answered in time."""
 
 # A smaller body has no room for so many keys, each at least `"":0,`.
 _MIN_BYTES_FOR_MAX_KEYS = 5 * MAX_KEYS
 _BOM = b"\xef\xbb\xbf"
+# One of them stands before each value but the first.
+_BEFORE_VALUES = (b",", b"[", b"{")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _decode = msgspec.json.Decoder().decode
 
@@ -28,9 +35,12 @@ def read(raw: bytes) -> Any:
       infinity, which no other value can be, so that only what uses it is unreadable.
     - NaN and Infinity, comments, trailing commas, a second document: json_invalid.
     - A lone surrogate becomes U+FFFD. Of repeated keys the last one counts.
-    - Over 32 levels: json_too_deep. Over 1,000 keys in an object: keys_too_many.
+    - Over 32 levels: json_too_deep. Over 1,000 keys in an object: keys_too_many. Over 250,000
+      values, or so many commas and brackets in texts: values_too_many.
     """
     body = raw.removeprefix(_BOM)
+    if len(body) > MAX_VALUES and sum(map(body.count, _BEFORE_VALUES)) > MAX_VALUES:
+        raise Unread("values_too_many")
     try:
         value = _decode(body)
     except RecursionError:
@@ -97,7 +107,7 @@ def _children(node: Any) -> Any:
 def _mended(value: Any) -> Any:
     """With U+FFFD for lone surrogates, which UTF-8 can't hold; recursion is bounded by then."""
     if type(value) is str:
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return _LONE_SURROGATE.sub("\ufffd", value)
     if type(value) is list:
         return [_mended(each) for each in value]
     if type(value) is dict:

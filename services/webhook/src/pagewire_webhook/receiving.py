@@ -7,7 +7,6 @@ than verifying and reading a body do.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,15 +15,16 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pagewire.store.v1.ingest_service_pb2 import Delivery
 from pagewire.type.v1.event_pb2 import EventKind
-from pagewire_runtime import metrics
+from pagewire_runtime import faults, metrics
+from pagewire_runtime.clock import WALL
 from pagewire_runtime.errors import Refusal
 from pagewire_runtime.logs import get_logger
 from pagewire_webhook.deliveries import delivery_of, new_delivery_id
 from pagewire_webhook.events import Kind
 from pagewire_webhook.handshake import challenge_of
 from pagewire_webhook.ingesting import ANSWER_SECONDS, RETRY_AFTER_SECONDS, Ingesting
-from pagewire_webhook.patience import Patience
 from pagewire_webhook.signature import HEADER, KEY_NAMES, Secret, signer
+from pagewire_webhook.strangers import WAITING_MAX, Strangers
 
 log = get_logger(__name__)
 
@@ -32,11 +32,11 @@ BODY_MAX_BYTES = 4 * 2**20
 
 # A larger one is verified and read in a thread: a mebibyte of JSON takes some 20 ms.
 _OFF_LOOP_BYTES = 64 * 1024
-# So many bodies larger than that are taken in at once; the others wait at their socket.
-_LARGE_BYTES = 256 * 1024
-_LARGE_BODIES = 8
-# Meta sends a body at once. Below the 15 s in which a slow sender has to be gone.
-_BODY_SECONDS = 10.0
+# So many are read at a time: each may become ten times as large as it is.
+_READERS = 4
+# Of bodies that have come whole and wait to be read; those still coming are bounded in
+# `connections`, those read in `ingesting`.
+_UNREAD_MAX_BYTES = 64 * 2**20
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -50,7 +50,7 @@ _ALLOW = (b"allow", b"GET, POST")
 _deliveries = metrics.counter(
     "pagewire_webhook_deliveries_total",
     "Webhooks by what became of them (stored as parsed, partial or quarantined; or forbidden,"
-    " too_large, timed_out, unavailable) and by the secret that signed them. Those forbidden rising"
+    " too_large, unavailable) and by the secret that signed them. Those forbidden rising"
     " alone mean a wrong secret of ours, which Meta takes for an outage.",
     ["outcome", "key"],
 )
@@ -65,7 +65,7 @@ _ack_seconds = metrics.histogram(
 )
 _refused = {
     outcome: _deliveries.labels(outcome, "none")
-    for outcome in ("forbidden", "too_large", "timed_out", "unavailable")
+    for outcome in ("forbidden", "too_large", "unavailable")
 }
 _stored = {
     (outcome, key): _deliveries.labels(outcome, key)
@@ -84,8 +84,9 @@ class PublicConfig:
     secrets: tuple[Secret, ...]
     verify_token: bytes
     body_max_bytes: int = BODY_MAX_BYTES
-    body_seconds: float = _BODY_SECONDS
     answer_seconds: float = ANSWER_SECONDS
+    strangers_max: int = WAITING_MAX
+    """How many that are forbidden may wait for it, each with a connection."""
 
 
 class _Answer(NamedTuple):
@@ -106,42 +107,60 @@ def answer(status: int, *headers: tuple[bytes, bytes], body: bytes = b"") -> _An
 
 _OK = answer(200)
 _FORBIDDEN = answer(403)
+_FORBIDDEN_ONCE_TOO_OFTEN = answer(403, _CLOSE)
 _METHOD = answer(405, _ALLOW)
-_TIMED_OUT = answer(408, _CLOSE)
 _TOO_LARGE = answer(413, _CLOSE)
 _UNAVAILABLE = answer(503, _RETRY_AFTER)
-_UNAVAILABLE_UNREAD = answer(503, _RETRY_AFTER, _CLOSE)
 
 
 class Receiving:
     """The ASGI endpoint of both webhook addresses.
 
     POST is answered 200 when the delivery is committed, 403 (always the same) without exactly one
-    good signature, 413 for a body over 4 MiB, 408 for one that does not come, and else 503 with
-    Retry-After within two seconds of receipt. A body with a good signature is never refused for
-    what it says. GET is the handshake. Nothing is logged of what works.
+    good signature, 413 for a body over 4 MiB, and else 503 with Retry-After within two seconds of
+    receipt. A body with a good signature is never refused for what it says. GET is the handshake.
+    Whoever is forbidden too often waits for the answer. Nothing is logged of what works.
     """
 
     def __init__(
-        self, config: PublicConfig, ingest: Ingesting, now: Callable[[], float] = time.time
+        self, config: PublicConfig, ingest: Ingesting, now: Callable[[], float] = WALL.seconds
     ) -> None:
         self._config = config
         self._ingest = ingest
         self._now = now
-        self._large = asyncio.Semaphore(_LARGE_BODIES)
-        self._patience = Patience(config.body_seconds)
+        self._strangers = Strangers(waiting_max=config.strangers_max)
+        self._readers = asyncio.Semaphore(_READERS)
+        self._unread_bytes = 0
         self._complained_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found: _Answer | None
         if scope["method"] == "POST":
+            await faults.reach("edge.accepted")
             found = await self._receive(scope["headers"], receive)
         elif scope["method"] == "GET":
             found = self._handshake(scope["query_string"])
         else:
             found = _METHOD
+        if found is _FORBIDDEN:
+            found = await self._forbidden(scope.get("client"))
         if found is not None:
             await send(found.start)
             await send(found.body)
+
+    async def _forbidden(self, peer: tuple[str, int] | None) -> _Answer:
+        """The one answer to all that is not signed, when this peer may have it."""
+        if peer is None:  # a local socket: who asks is not known
+            return _FORBIDDEN
+        wait = self._strangers.wait_of(peer[0], asyncio.get_running_loop().time())
+        if wait is None:
+            return _FORBIDDEN_ONCE_TOO_OFTEN
+        if wait:
+            try:
+                await asyncio.sleep(wait)
+            finally:
+                self._strangers.waited()
+        return _FORBIDDEN
 
     def _handshake(self, query: bytes) -> _Answer:
         challenge = challenge_of(query, self._config.verify_token)
@@ -157,29 +176,13 @@ class Receiving:
                 length = _length(value)
         if length is not None and length > self._config.body_max_bytes:
             return _counted("too_large", _TOO_LARGE)
-        if length is not None and length <= _LARGE_BYTES:
-            return await self._receive_body(claims, receive)
         try:
-            async with asyncio.timeout(self._config.answer_seconds):
-                await self._large.acquire()
-        except TimeoutError:
-            return _counted("unavailable", _UNAVAILABLE_UNREAD)
-        try:
-            return await self._receive_body(claims, receive)
-        finally:
-            self._large.release()
-
-    async def _receive_body(self, claims: list[bytes], receive: Receive) -> _Answer | None:
-        loop = asyncio.get_running_loop()
-        try:
-            raw = await self._patience.wait(self._body(receive), loop)
+            raw = await self._body(receive)
         except _TooLarge:
             return _counted("too_large", _TOO_LARGE)
-        except TimeoutError:
-            return _counted("timed_out", _TIMED_OUT)
         except _Gone:
             return None
-        return await self._take(raw, claims, loop)
+        return await self._take(raw, claims, asyncio.get_running_loop())
 
     async def _body(self, receive: Receive) -> bytes:
         """The body as it came: what its encoding or its type is said to be is nothing to us."""
@@ -205,15 +208,21 @@ class Receiving:
         self, raw: bytes, claims: list[bytes], loop: asyncio.AbstractEventLoop
     ) -> _Answer:
         received = loop.time()
+        deadline = received + self._config.answer_seconds
         received_ms = int(self._now() * 1_000)
-        if len(raw) > _OFF_LOOP_BYTES:
-            delivery = await asyncio.to_thread(self._delivery, raw, claims, received_ms)
-        else:
-            delivery = self._delivery(raw, claims, received_ms)
+        try:
+            if len(raw) > _OFF_LOOP_BYTES:
+                delivery = await self._large_delivery(raw, claims, received_ms, deadline)
+            else:
+                delivery = self._delivery(raw, claims, received_ms)
+        except _Full:
+            return _counted("unavailable", _UNAVAILABLE)
         if delivery is None:
             return _counted("forbidden", _FORBIDDEN)
         try:
-            await self._ingest.store(delivery, deadline=received + self._config.answer_seconds)
+            await faults.reach("edge.verified", faults.named(delivery.events))
+            await self._ingest.store(delivery, deadline=deadline)
+            await faults.reach("edge.after_ingest", faults.named(delivery.events))
         except Exception as error:  # nobody above could do better than ask for the body again
             self._complain(error)
             return _counted("unavailable", _UNAVAILABLE)
@@ -221,10 +230,27 @@ class Receiving:
         _ack_seconds.observe(loop.time() - received)
         return _OK
 
+    async def _large_delivery(
+        self, raw: bytes, claims: list[bytes], received_ms: int, deadline: float
+    ) -> Delivery | None:
+        if self._unread_bytes + len(raw) > _UNREAD_MAX_BYTES:
+            raise _Full
+        self._unread_bytes += len(raw)
+        try:
+            async with asyncio.timeout_at(deadline), self._readers:
+                return await asyncio.to_thread(self._delivery, raw, claims, received_ms)
+        except TimeoutError:
+            raise _Full from None
+        finally:
+            self._unread_bytes -= len(raw)
+
     def _delivery(self, raw: bytes, claims: list[bytes], received_ms: int) -> Delivery | None:
-        signed_by = signer(raw, claims, self._config.secrets)
+        """The delivery, None where nobody signed it. Raises _Full: it is not worth reading now."""
+        signed_by = signer(raw, claims, self._config.secrets, received_ms / 1_000)
         if signed_by is None:
             return None
+        if self._ingest.is_full:
+            raise _Full
         return delivery_of(
             raw,
             delivery_id=new_delivery_id(received_ms),
@@ -244,6 +270,10 @@ class Receiving:
 
 class _TooLarge(Exception):
     """The body is over the limit."""
+
+
+class _Full(Exception):
+    """More than is borne is under way."""
 
 
 class _Gone(Exception):

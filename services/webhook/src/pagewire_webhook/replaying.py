@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from pagewire.store.v1.operation_service_pb2 import (
 )
 from pagewire_runtime.errors import Refusal
 from pagewire_runtime.logs import get_logger
-from pagewire_webhook.deliveries import delivery_of, new_delivery_id
+from pagewire_webhook.deliveries import delivery_of
 
 log = get_logger(__name__)
 
@@ -46,12 +45,11 @@ class Stores(Protocol):
 
 @dataclass(frozen=True)
 class Replaying:
-    """Works until it is cancelled. A body keeps the time at which it was received first."""
+    """Works until it is cancelled. A body stays the delivery that it was, of the time it came."""
 
     quarantine: Quarantine
     ingesting: Stores
     pause_seconds: float = PAUSE_SECONDS
-    now: Callable[[], float] = time.time
 
     async def run(self) -> None:
         """Claim and read again until cancelled; a failure delays replays and nothing else."""
@@ -70,7 +68,7 @@ class Replaying:
         delivery = await asyncio.to_thread(
             delivery_of,
             replay.body,
-            delivery_id=new_delivery_id(int(self.now() * 1000)),
+            delivery_id=replay.delivery_id,
             received_ms=replay.receive_time.ToMilliseconds(),
             signed_by=replay.signed_by,
             replay_of=replay.quarantine_id,

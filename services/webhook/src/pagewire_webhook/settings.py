@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from pagewire_runtime.errors import SettingsError
 from pagewire_runtime.settings import CommaList, CommonSettings, Listen, Secret, Secrets
@@ -60,6 +60,12 @@ class Settings(CommonSettings):
         validation_alias="META_INSTAGRAM_APP_SECRET",
         description="The secrets of the app's Instagram login; each verifies webhooks.",
     )
+    previous_secrets_until: AwareDatetime | None = Field(
+        None,
+        validation_alias="META_PREVIOUS_SECRETS_UNTIL",
+        description="When all secrets but the first of each list stop to verify, in RFC 3339;"
+        " never unless said.",
+    )
     verify_token: Secret | None = Field(
         None,
         validation_alias="META_WEBHOOK_VERIFY_TOKEN",
@@ -74,6 +80,26 @@ class Settings(CommonSettings):
         (),
         validation_alias="FORWARDED_ALLOW_IPS",
         description="Proxies in front of the public listener whose X-Forwarded-For is believed.",
+    )
+    heartbeat_seconds: float = Field(
+        2.0,
+        gt=0,
+        le=10,
+        validation_alias="DISPATCHER_HEARTBEAT_SECONDS",
+        description="How often the leases of lanes are prolonged: a quarter of the store's lease.",
+    )
+    connections_max: int = Field(
+        4_096,
+        ge=1,
+        validation_alias="WEBHOOK_CONNECTIONS_MAX",
+        description="Connections to the public listener, as far as there are descriptors for them.",
+    )
+    receipt_seconds: float = Field(
+        10.0,
+        ge=1,
+        le=60,
+        validation_alias="WEBHOOK_RECEIPT_SECONDS",
+        description="How long a request to the public listener may take to come whole.",
     )
     public_base_url: str | None = Field(
         None,

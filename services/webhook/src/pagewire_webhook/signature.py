@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ class Secret:
 
     name: str
     key: bytes = field(repr=False)
+    until: float = math.inf
+    """When it stops to verify, in seconds since 1970."""
 
     @cached_property
     def _keyed(self) -> hmac.HMAC:
@@ -36,23 +39,32 @@ class Secret:
         return code.digest()
 
 
-def secrets_of(app: Sequence[str], instagram: Sequence[str] = ()) -> tuple[Secret, ...]:
+def secrets_of(
+    app: Sequence[str], instagram: Sequence[str] = (), *, previous_until: float = math.inf
+) -> tuple[Secret, ...]:
     """The secrets that verify, likeliest first.
 
     `app`: the app's own, the first in force ("app"), the others rotated out ("app-previous").
     `instagram`: those of the app's Instagram login, which Meta signs that product's webhooks with.
+    All but the first of each verify until `previous_until`, in seconds since 1970.
     """
+    previous = "app-previous"
     return (
-        *(Secret("app" if at == 0 else "app-previous", key.encode()) for at, key in enumerate(app)),
-        *(Secret("instagram", key.encode()) for key in instagram),
+        *(Secret("app", key.encode()) for key in app[:1]),
+        *(Secret(previous, key.encode(), previous_until) for key in app[1:]),
+        *(Secret("instagram", key.encode()) for key in instagram[:1]),
+        *(Secret("instagram", key.encode(), previous_until) for key in instagram[1:]),
     )
 
 
-def signer(raw: bytes, headers: Sequence[bytes], secrets: Sequence[Secret]) -> str | None:
+def signer(
+    raw: bytes, headers: Sequence[bytes], secrets: Sequence[Secret], now: float
+) -> str | None:
     """The name of the secret that `raw` was signed with; None where none was. Never raises.
 
     `headers` are the values of every X-Hub-Signature-256 of the request: exactly one is wanted, so
-    that no two readers disagree on which counts. X-Hub-Signature (SHA-1) is not looked at.
+    that no two readers disagree on which counts. X-Hub-Signature (SHA-1) is not looked at. `now` is
+    in seconds since 1970.
     """
     if len(headers) != 1:
         return None
@@ -61,6 +73,6 @@ def signer(raw: bytes, headers: Sequence[bytes], secrets: Sequence[Secret]) -> s
         return None
     digest = bytes.fromhex(claim[1].decode("ascii"))
     for secret in secrets:
-        if hmac.compare_digest(secret.signature(raw), digest):
+        if now < secret.until and hmac.compare_digest(secret.signature(raw), digest):
             return secret.name
     return None

@@ -69,7 +69,7 @@ class Delivery(_message.Message):
     signed_by: _builtins.str
     """Which secret it was signed with: "app", "app-previous", "instagram"."""
     replay_of: _builtins.str
-    """Set where the body came out of quarantine again: the quarantine row."""
+    """Set where the body came out of quarantine again: the quarantine row. The delivery_id is then the one that it came with first."""
     @_builtins.property
     def receive_time(self) -> _timestamp_pb2.Timestamp:
         """When it had been received whole."""

@@ -30,13 +30,15 @@ from pagewire.type.v1 import page_pb2 as pagewire_dot_type_dot_v1_dot_page__pb2
 from pagewire.type.v1 import reply_pb2 as pagewire_dot_type_dot_v1_dot_reply__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pagewire/store/v1/operation_service.proto\x12\x11pagewire.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpagewire/type/v1/decision.proto\x1a\x1cpagewire/type/v1/event.proto\x1a\x1bpagewire/type/v1/page.proto\x1a\x1cpagewire/type/v1/reply.proto\"f\n\x14ListDecisionsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x66ter_event_id\x18\x04 \x01(\t\"_\n\x15ListDecisionsResponse\x12-\n\tdecisions\x18\x01 \x03(\x0b\x32\x1a.pagewire.type.v1.Decision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf3\x01\n\x0bQuarantined\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65livery_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0f\n\x07page_id\x18\x05 \x01(\t\x12\x30\n\x0creceive_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04size\x18\x07 \x01(\x05\x12/\n\x0breplay_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10replay_requested\x18\t \x01(\x08\"Y\n\x16ListQuarantinedRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x18\n\x10include_replayed\x18\x03 \x01(\x08\"g\n\x17ListQuarantinedResponse\x12\x33\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1e.pagewire.store.v1.Quarantined\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x15GetQuarantinedRequest\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\"[\n\x16GetQuarantinedResponse\x12\x33\n\x0bquarantined\x18\x01 \x01(\x0b\x32\x1e.pagewire.store.v1.Quarantined\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"2\n\x18ReplayQuarantinedRequest\x12\x16\n\x0equarantine_ids\x18\x01 \x03(\t\".\n\x19ReplayQuarantinedResponse\x12\x11\n\trequested\x18\x01 \x01(\x05\"S\n\x13\x43laimReplaysRequest\x12\x13\n\x0bmax_replays\x18\x01 \x01(\x05\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"r\n\x06Replay\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x30\n\x0creceive_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsigned_by\x18\x04 \x01(\t\"B\n\x14\x43laimReplaysResponse\x12*\n\x07replays\x18\x01 \x03(\x0b\x32\x19.pagewire.store.v1.Replay\"\xd1\x01\n\x06Parked\x12\x11\n\tparked_id\x18\x01 \x01(\t\x12\x0f\n\x07page_id\x18\x02 \x01(\t\x12/\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1e.pagewire.store.v1.ParkedEventH\x00\x12(\n\x05reply\x18\x04 \x01(\x0b\x32\x17.pagewire.type.v1.ReplyH\x00\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12-\n\tpark_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07subject\"\\\n\x0bParkedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.pagewire.type.v1.EventKind\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\x05\"K\n\x11ListParkedRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x12ListParkedResponse\x12)\n\x06parked\x18\x01 \x03(\x0b\x32\x19.pagewire.store.v1.Parked\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x12RetryParkedRequest\x12\x11\n\tparked_id\x18\x01 \x01(\t\"\x15\n\x13RetryParkedResponse\"\x12\n\x10GetStatusRequest\"K\n\x0ePageStateCount\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.pagewire.type.v1.PageState\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"M\n\x0fReplyStateCount\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.pagewire.type.v1.ReplyState\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xaf\x02\n\x11GetStatusResponse\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\t\x12\x16\n\x0epending_events\x18\x03 \x01(\x03\x12\x31\n\x0eoldest_pending\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rparked_events\x18\x05 \x01(\x03\x12\x13\n\x0bquarantined\x18\x06 \x01(\x03\x12\x1b\n\x13unknown_page_events\x18\x07 \x01(\x03\x12\x30\n\x05pages\x18\x08 \x03(\x0b\x32!.pagewire.store.v1.PageStateCount\x12\x33\n\x07replies\x18\t \x03(\x0b\x32\".pagewire.store.v1.ReplyStateCount2\xb9\x06\n\x10OperationService\x12\x64\n\rListDecisions\x12\'.pagewire.store.v1.ListDecisionsRequest\x1a(.pagewire.store.v1.ListDecisionsResponse\"\x00\x12j\n\x0fListQuarantined\x12).pagewire.store.v1.ListQuarantinedRequest\x1a*.pagewire.store.v1.ListQuarantinedResponse\"\x00\x12g\n\x0eGetQuarantined\x12(.pagewire.store.v1.GetQuarantinedRequest\x1a).pagewire.store.v1.GetQuarantinedResponse\"\x00\x12p\n\x11ReplayQuarantined\x12+.pagewire.store.v1.ReplayQuarantinedRequest\x1a,.pagewire.store.v1.ReplayQuarantinedResponse\"\x00\x12\x61\n\x0c\x43laimReplays\x12&.pagewire.store.v1.ClaimReplaysRequest\x1a\'.pagewire.store.v1.ClaimReplaysResponse\"\x00\x12[\n\nListParked\x12$.pagewire.store.v1.ListParkedRequest\x1a%.pagewire.store.v1.ListParkedResponse\"\x00\x12^\n\x0bRetryParked\x12%.pagewire.store.v1.RetryParkedRequest\x1a&.pagewire.store.v1.RetryParkedResponse\"\x00\x12X\n\tGetStatus\x12#.pagewire.store.v1.GetStatusRequest\x1a$.pagewire.store.v1.GetStatusResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pagewire/store/v1/operation_service.proto\x12\x11pagewire.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpagewire/type/v1/decision.proto\x1a\x1cpagewire/type/v1/event.proto\x1a\x1bpagewire/type/v1/page.proto\x1a\x1cpagewire/type/v1/reply.proto\"f\n\x14ListDecisionsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x66ter_event_id\x18\x04 \x01(\t\"_\n\x15ListDecisionsResponse\x12-\n\tdecisions\x18\x01 \x03(\x0b\x32\x1a.pagewire.type.v1.Decision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf3\x01\n\x0bQuarantined\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65livery_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0f\n\x07page_id\x18\x05 \x01(\t\x12\x30\n\x0creceive_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04size\x18\x07 \x01(\x05\x12/\n\x0breplay_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10replay_requested\x18\t \x01(\x08\"Y\n\x16ListQuarantinedRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x18\n\x10include_replayed\x18\x03 \x01(\x08\"g\n\x17ListQuarantinedResponse\x12\x33\n\x0bquarantined\x18\x01 \x03(\x0b\x32\x1e.pagewire.store.v1.Quarantined\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x15GetQuarantinedRequest\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\"[\n\x16GetQuarantinedResponse\x12\x33\n\x0bquarantined\x18\x01 \x01(\x0b\x32\x1e.pagewire.store.v1.Quarantined\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"2\n\x18ReplayQuarantinedRequest\x12\x16\n\x0equarantine_ids\x18\x01 \x03(\t\".\n\x19ReplayQuarantinedResponse\x12\x11\n\trequested\x18\x01 \x01(\x05\"S\n\x13\x43laimReplaysRequest\x12\x13\n\x0bmax_replays\x18\x01 \x01(\x05\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x87\x01\n\x06Replay\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x30\n\x0creceive_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsigned_by\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65livery_id\x18\x05 \x01(\t\"B\n\x14\x43laimReplaysResponse\x12*\n\x07replays\x18\x01 \x03(\x0b\x32\x19.pagewire.store.v1.Replay\"\xd1\x01\n\x06Parked\x12\x11\n\tparked_id\x18\x01 \x01(\t\x12\x0f\n\x07page_id\x18\x02 \x01(\t\x12/\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1e.pagewire.store.v1.ParkedEventH\x00\x12(\n\x05reply\x18\x04 \x01(\x0b\x32\x17.pagewire.type.v1.ReplyH\x00\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12-\n\tpark_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07subject\"\\\n\x0bParkedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.pagewire.type.v1.EventKind\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\x05\"K\n\x11ListParkedRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x12ListParkedResponse\x12)\n\x06parked\x18\x01 \x03(\x0b\x32\x19.pagewire.store.v1.Parked\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x12RetryParkedRequest\x12\x11\n\tparked_id\x18\x01 \x01(\t\"\x15\n\x13RetryParkedResponse\"[\n\x13SettleParkedRequest\x12\x11\n\tparked_id\x18\x01 \x01(\t\x12\x31\n\nsettlement\x18\x02 \x01(\x0e\x32\x1d.pagewire.store.v1.Settlement\"\x16\n\x14SettleParkedResponse\"\x12\n\x10GetStatusRequest\"K\n\x0ePageStateCount\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.pagewire.type.v1.PageState\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"M\n\x0fReplyStateCount\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.pagewire.type.v1.ReplyState\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xaf\x02\n\x11GetStatusResponse\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\t\x12\x16\n\x0epending_events\x18\x03 \x01(\x03\x12\x31\n\x0eoldest_pending\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rparked_events\x18\x05 \x01(\x03\x12\x13\n\x0bquarantined\x18\x06 \x01(\x03\x12\x1b\n\x13unknown_page_events\x18\x07 \x01(\x03\x12\x30\n\x05pages\x18\x08 \x03(\x0b\x32!.pagewire.store.v1.PageStateCount\x12\x33\n\x07replies\x18\t \x03(\x0b\x32\".pagewire.store.v1.ReplyStateCount*U\n\nSettlement\x12\x1a\n\x16SETTLEMENT_UNSPECIFIED\x10\x00\x12\x13\n\x0fSETTLEMENT_SENT\x10\x01\x12\x16\n\x12SETTLEMENT_DROPPED\x10\x02\x32\x9c\x07\n\x10OperationService\x12\x64\n\rListDecisions\x12\'.pagewire.store.v1.ListDecisionsRequest\x1a(.pagewire.store.v1.ListDecisionsResponse\"\x00\x12j\n\x0fListQuarantined\x12).pagewire.store.v1.ListQuarantinedRequest\x1a*.pagewire.store.v1.ListQuarantinedResponse\"\x00\x12g\n\x0eGetQuarantined\x12(.pagewire.store.v1.GetQuarantinedRequest\x1a).pagewire.store.v1.GetQuarantinedResponse\"\x00\x12p\n\x11ReplayQuarantined\x12+.pagewire.store.v1.ReplayQuarantinedRequest\x1a,.pagewire.store.v1.ReplayQuarantinedResponse\"\x00\x12\x61\n\x0c\x43laimReplays\x12&.pagewire.store.v1.ClaimReplaysRequest\x1a\'.pagewire.store.v1.ClaimReplaysResponse\"\x00\x12[\n\nListParked\x12$.pagewire.store.v1.ListParkedRequest\x1a%.pagewire.store.v1.ListParkedResponse\"\x00\x12^\n\x0bRetryParked\x12%.pagewire.store.v1.RetryParkedRequest\x1a&.pagewire.store.v1.RetryParkedResponse\"\x00\x12\x61\n\x0cSettleParked\x12&.pagewire.store.v1.SettleParkedRequest\x1a\'.pagewire.store.v1.SettleParkedResponse\"\x00\x12X\n\tGetStatus\x12#.pagewire.store.v1.GetStatusRequest\x1a$.pagewire.store.v1.GetStatusResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.store.v1.operation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SETTLEMENT']._serialized_start=2562
+  _globals['_SETTLEMENT']._serialized_end=2647
   _globals['_LISTDECISIONSREQUEST']._serialized_start=251
   _globals['_LISTDECISIONSREQUEST']._serialized_end=353
   _globals['_LISTDECISIONSRESPONSE']._serialized_start=355
@@ -57,30 +59,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLAYQUARANTINEDRESPONSE']._serialized_end=1133
   _globals['_CLAIMREPLAYSREQUEST']._serialized_start=1135
   _globals['_CLAIMREPLAYSREQUEST']._serialized_end=1218
-  _globals['_REPLAY']._serialized_start=1220
-  _globals['_REPLAY']._serialized_end=1334
-  _globals['_CLAIMREPLAYSRESPONSE']._serialized_start=1336
-  _globals['_CLAIMREPLAYSRESPONSE']._serialized_end=1402
-  _globals['_PARKED']._serialized_start=1405
-  _globals['_PARKED']._serialized_end=1614
-  _globals['_PARKEDEVENT']._serialized_start=1616
-  _globals['_PARKEDEVENT']._serialized_end=1708
-  _globals['_LISTPARKEDREQUEST']._serialized_start=1710
-  _globals['_LISTPARKEDREQUEST']._serialized_end=1785
-  _globals['_LISTPARKEDRESPONSE']._serialized_start=1787
-  _globals['_LISTPARKEDRESPONSE']._serialized_end=1875
-  _globals['_RETRYPARKEDREQUEST']._serialized_start=1877
-  _globals['_RETRYPARKEDREQUEST']._serialized_end=1916
-  _globals['_RETRYPARKEDRESPONSE']._serialized_start=1918
-  _globals['_RETRYPARKEDRESPONSE']._serialized_end=1939
-  _globals['_GETSTATUSREQUEST']._serialized_start=1941
-  _globals['_GETSTATUSREQUEST']._serialized_end=1959
-  _globals['_PAGESTATECOUNT']._serialized_start=1961
-  _globals['_PAGESTATECOUNT']._serialized_end=2036
-  _globals['_REPLYSTATECOUNT']._serialized_start=2038
-  _globals['_REPLYSTATECOUNT']._serialized_end=2115
-  _globals['_GETSTATUSRESPONSE']._serialized_start=2118
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2421
-  _globals['_OPERATIONSERVICE']._serialized_start=2424
-  _globals['_OPERATIONSERVICE']._serialized_end=3249
+  _globals['_REPLAY']._serialized_start=1221
+  _globals['_REPLAY']._serialized_end=1356
+  _globals['_CLAIMREPLAYSRESPONSE']._serialized_start=1358
+  _globals['_CLAIMREPLAYSRESPONSE']._serialized_end=1424
+  _globals['_PARKED']._serialized_start=1427
+  _globals['_PARKED']._serialized_end=1636
+  _globals['_PARKEDEVENT']._serialized_start=1638
+  _globals['_PARKEDEVENT']._serialized_end=1730
+  _globals['_LISTPARKEDREQUEST']._serialized_start=1732
+  _globals['_LISTPARKEDREQUEST']._serialized_end=1807
+  _globals['_LISTPARKEDRESPONSE']._serialized_start=1809
+  _globals['_LISTPARKEDRESPONSE']._serialized_end=1897
+  _globals['_RETRYPARKEDREQUEST']._serialized_start=1899
+  _globals['_RETRYPARKEDREQUEST']._serialized_end=1938
+  _globals['_RETRYPARKEDRESPONSE']._serialized_start=1940
+  _globals['_RETRYPARKEDRESPONSE']._serialized_end=1961
+  _globals['_SETTLEPARKEDREQUEST']._serialized_start=1963
+  _globals['_SETTLEPARKEDREQUEST']._serialized_end=2054
+  _globals['_SETTLEPARKEDRESPONSE']._serialized_start=2056
+  _globals['_SETTLEPARKEDRESPONSE']._serialized_end=2078
+  _globals['_GETSTATUSREQUEST']._serialized_start=2080
+  _globals['_GETSTATUSREQUEST']._serialized_end=2098
+  _globals['_PAGESTATECOUNT']._serialized_start=2100
+  _globals['_PAGESTATECOUNT']._serialized_end=2175
+  _globals['_REPLYSTATECOUNT']._serialized_start=2177
+  _globals['_REPLYSTATECOUNT']._serialized_end=2254
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2257
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2560
+  _globals['_OPERATIONSERVICE']._serialized_start=2650
+  _globals['_OPERATIONSERVICE']._serialized_end=3574
 # @@protoc_insertion_point(module_scope)

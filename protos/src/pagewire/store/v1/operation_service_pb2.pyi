@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from pagewire.type.v1 import decision_pb2 as _decision_pb2
 from pagewire.type.v1 import event_pb2 as _event_pb2
 from pagewire.type.v1 import page_pb2 as _page_pb2
@@ -23,6 +24,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Settlement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SettlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settlement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SETTLEMENT_UNSPECIFIED: _Settlement.ValueType  # 0
+    """None."""
+    SETTLEMENT_SENT: _Settlement.ValueType  # 1
+    """The reply was sent: it stands in the conversation."""
+    SETTLEMENT_DROPPED: _Settlement.ValueType  # 2
+    """It is let go of: the reply fails, and what it kept a rule from doing again is free; the event
+    stays undecided for good.
+    """
+
+class Settlement(_Settlement, metaclass=_SettlementEnumTypeWrapper):
+    """Settlement is how a person ends what is parked."""
+
+SETTLEMENT_UNSPECIFIED: Settlement.ValueType  # 0
+"""None."""
+SETTLEMENT_SENT: Settlement.ValueType  # 1
+"""The reply was sent: it stands in the conversation."""
+SETTLEMENT_DROPPED: Settlement.ValueType  # 2
+"""It is let go of: the reply fails, and what it kept a rule from doing again is free; the event
+stays undecided for good.
+"""
+Global___Settlement: _TypeAlias = Settlement  # noqa: Y015
 
 @_typing.final
 class ListDecisionsRequest(_message.Message):
@@ -328,7 +357,7 @@ Global___ClaimReplaysRequest: _TypeAlias = ClaimReplaysRequest  # noqa: Y015
 
 @_typing.final
 class Replay(_message.Message):
-    """Replay is a body to read again."""
+    """Replay is a body to read again: each once, however much of it could not be read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -336,12 +365,15 @@ class Replay(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     RECEIVE_TIME_FIELD_NUMBER: _builtins.int
     SIGNED_BY_FIELD_NUMBER: _builtins.int
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
     quarantine_id: _builtins.str
-    """The quarantine row."""
+    """The first quarantine row of it that is asked for."""
     body: _builtins.bytes
     """The body."""
     signed_by: _builtins.str
     """Which secret it was signed with."""
+    delivery_id: _builtins.str
+    """The delivery that it came in: what is read of it now belongs to that one."""
     @_builtins.property
     def receive_time(self) -> _timestamp_pb2.Timestamp:
         """When it was received."""
@@ -353,10 +385,11 @@ class Replay(_message.Message):
         body: _builtins.bytes = ...,
         receive_time: _timestamp_pb2.Timestamp | None = ...,
         signed_by: _builtins.str = ...,
+        delivery_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receive_time", b"receive_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "quarantine_id", b"quarantine_id", "receive_time", b"receive_time", "signed_by", b"signed_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "delivery_id", b"delivery_id", "quarantine_id", b"quarantine_id", "receive_time", b"receive_time", "signed_by", b"signed_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -562,6 +595,49 @@ class RetryParkedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryParkedResponse: _TypeAlias = RetryParkedResponse  # noqa: Y015
+
+@_typing.final
+class SettleParkedRequest(_message.Message):
+    """SettleParkedRequest names one, and its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARKED_ID_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_FIELD_NUMBER: _builtins.int
+    parked_id: _builtins.str
+    """Its id."""
+    settlement: Global___Settlement.ValueType
+    """How it ends."""
+    def __init__(
+        self,
+        *,
+        parked_id: _builtins.str = ...,
+        settlement: Global___Settlement.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parked_id", b"parked_id", "settlement", b"settlement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleParkedRequest: _TypeAlias = SettleParkedRequest  # noqa: Y015
+
+@_typing.final
+class SettleParkedResponse(_message.Message):
+    """SettleParkedResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleParkedResponse: _TypeAlias = SettleParkedResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

@@ -70,6 +70,11 @@ class OperationServiceStub:
                 request_serializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.RetryParkedRequest.SerializeToString,
                 response_deserializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.RetryParkedResponse.FromString,
                 _registered_method=True)
+        self.SettleParked = channel.unary_unary(
+                '/pagewire.store.v1.OperationService/SettleParked',
+                request_serializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.SettleParkedRequest.SerializeToString,
+                response_deserializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.SettleParkedResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/pagewire.store.v1.OperationService/GetStatus',
                 request_serializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.GetStatusRequest.SerializeToString,
@@ -103,7 +108,7 @@ class OperationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReplayQuarantined(self, request, context):
-        """Has some read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN.
+        """Has some, with all else of their bodies, read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +130,14 @@ class OperationServiceServicer:
 
     def RetryParked(self, request, context):
         """Puts a parked event or reply back, at the end of its lane. NOT_FOUND, PARKED_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleParked(self, request, context):
+        """Ends a parked event or reply as a person found it.
+        INVALID_ARGUMENT: an event cannot have been sent. NOT_FOUND, PARKED_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +187,11 @@ def add_OperationServiceServicer_to_server(servicer, server):
                     servicer.RetryParked,
                     request_deserializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.RetryParkedRequest.FromString,
                     response_serializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.RetryParkedResponse.SerializeToString,
+            ),
+            'SettleParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleParked,
+                    request_deserializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.SettleParkedRequest.FromString,
+                    response_serializer=pagewire_dot_store_dot_v1_dot_operation__service__pb2.SettleParkedResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -371,6 +389,33 @@ class OperationService:
             '/pagewire.store.v1.OperationService/RetryParked',
             pagewire_dot_store_dot_v1_dot_operation__service__pb2.RetryParkedRequest.SerializeToString,
             pagewire_dot_store_dot_v1_dot_operation__service__pb2.RetryParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pagewire.store.v1.OperationService/SettleParked',
+            pagewire_dot_store_dot_v1_dot_operation__service__pb2.SettleParkedRequest.SerializeToString,
+            pagewire_dot_store_dot_v1_dot_operation__service__pb2.SettleParkedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,13 +40,17 @@ class OperationServiceStub:
     GetQuarantined: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.GetQuarantinedRequest, _operation_service_pb2.GetQuarantinedResponse]
     """Gets one, with the body. NOT_FOUND, QUARANTINED_UNKNOWN."""
     ReplayQuarantined: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.ReplayQuarantinedRequest, _operation_service_pb2.ReplayQuarantinedResponse]
-    """Has some read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN."""
+    """Has some, with all else of their bodies, read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN."""
     ClaimReplays: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.ClaimReplaysRequest, _operation_service_pb2.ClaimReplaysResponse]
     """Hands out bodies to be read again; waits for one. For the dispatcher. UNAVAILABLE: try again."""
     ListParked: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.ListParkedRequest, _operation_service_pb2.ListParkedResponse]
     """Lists events and replies that wait for a person, newest first. INVALID_ARGUMENT."""
     RetryParked: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.RetryParkedRequest, _operation_service_pb2.RetryParkedResponse]
     """Puts a parked event or reply back, at the end of its lane. NOT_FOUND, PARKED_UNKNOWN."""
+    SettleParked: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.SettleParkedRequest, _operation_service_pb2.SettleParkedResponse]
+    """Ends a parked event or reply as a person found it.
+    INVALID_ARGUMENT: an event cannot have been sent. NOT_FOUND, PARKED_UNKNOWN.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.GetStatusRequest, _operation_service_pb2.GetStatusResponse]
     """Tells how things stand. Always answers, also where PostgreSQL does not."""
 
@@ -62,13 +66,17 @@ class OperationServiceAsyncStub(OperationServiceStub):
     GetQuarantined: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.GetQuarantinedRequest, _operation_service_pb2.GetQuarantinedResponse]  # type: ignore[assignment]
     """Gets one, with the body. NOT_FOUND, QUARANTINED_UNKNOWN."""
     ReplayQuarantined: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.ReplayQuarantinedRequest, _operation_service_pb2.ReplayQuarantinedResponse]  # type: ignore[assignment]
-    """Has some read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN."""
+    """Has some, with all else of their bodies, read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN."""
     ClaimReplays: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.ClaimReplaysRequest, _operation_service_pb2.ClaimReplaysResponse]  # type: ignore[assignment]
     """Hands out bodies to be read again; waits for one. For the dispatcher. UNAVAILABLE: try again."""
     ListParked: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.ListParkedRequest, _operation_service_pb2.ListParkedResponse]  # type: ignore[assignment]
     """Lists events and replies that wait for a person, newest first. INVALID_ARGUMENT."""
     RetryParked: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.RetryParkedRequest, _operation_service_pb2.RetryParkedResponse]  # type: ignore[assignment]
     """Puts a parked event or reply back, at the end of its lane. NOT_FOUND, PARKED_UNKNOWN."""
+    SettleParked: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.SettleParkedRequest, _operation_service_pb2.SettleParkedResponse]  # type: ignore[assignment]
+    """Ends a parked event or reply as a person found it.
+    INVALID_ARGUMENT: an event cannot have been sent. NOT_FOUND, PARKED_UNKNOWN.
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.GetStatusRequest, _operation_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Tells how things stand. Always answers, also where PostgreSQL does not."""
 
@@ -105,7 +113,7 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_service_pb2.ReplayQuarantinedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_service_pb2.ReplayQuarantinedResponse, _abc.Awaitable[_operation_service_pb2.ReplayQuarantinedResponse]]:
-        """Has some read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN."""
+        """Has some, with all else of their bodies, read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN."""
 
     @_abc_1.abstractmethod
     def ClaimReplays(
@@ -130,6 +138,16 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operation_service_pb2.RetryParkedResponse, _abc.Awaitable[_operation_service_pb2.RetryParkedResponse]]:
         """Puts a parked event or reply back, at the end of its lane. NOT_FOUND, PARKED_UNKNOWN."""
+
+    @_abc_1.abstractmethod
+    def SettleParked(
+        self,
+        request: _operation_service_pb2.SettleParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_service_pb2.SettleParkedResponse, _abc.Awaitable[_operation_service_pb2.SettleParkedResponse]]:
+        """Ends a parked event or reply as a person found it.
+        INVALID_ARGUMENT: an event cannot have been sent. NOT_FOUND, PARKED_UNKNOWN.
+        """
 
     @_abc_1.abstractmethod
     def GetStatus(

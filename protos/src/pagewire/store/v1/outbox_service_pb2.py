@@ -28,15 +28,15 @@ from pagewire.type.v1 import page_pb2 as pagewire_dot_type_dot_v1_dot_page__pb2
 from pagewire.type.v1 import reply_pb2 as pagewire_dot_type_dot_v1_dot_reply__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/store/v1/outbox_service.proto\x12\x11pagewire.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bpagewire/type/v1/page.proto\x1a\x1cpagewire/type/v1/reply.proto\"\xf7\x01\n\x13\x45nqueueReplyRequest\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.pagewire.type.v1.ReplyKind\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x12\n\ncomment_id\x18\x03 \x01(\t\x12\x0f\n\x07page_id\x18\x04 \x01(\t\x12/\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x1e.pagewire.type.v1.ReplyContent\x12\x0e\n\x06hidden\x18\x06 \x01(\x08\x12\x12\n\nclient_key\x18\x07 \x01(\t\x12\"\n\x03tag\x18\x08 \x01(\x0e\x32\x15.pagewire.type.v1.Tag\">\n\x14\x45nqueueReplyResponse\x12&\n\x05reply\x18\x01 \x01(\x0b\x32\x17.pagewire.type.v1.Reply\"#\n\x0fGetReplyRequest\x12\x10\n\x08reply_id\x18\x01 \x01(\t\":\n\x10GetReplyResponse\x12&\n\x05reply\x18\x01 \x01(\x0b\x32\x17.pagewire.type.v1.Reply\"b\n\x13\x43laimRepliesRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bmax_replies\x18\x02 \x01(\x05\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xfd\x04\n\x0c\x43laimedReply\x12\x10\n\x08reply_id\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.pagewire.type.v1.ReplyKind\x12\x0f\n\x07page_id\x18\x05 \x01(\t\x12,\n\x08platform\x18\x06 \x01(\x0e\x32\x1a.pagewire.type.v1.Platform\x12&\n\x05login\x18\x07 \x01(\x0e\x32\x17.pagewire.type.v1.Login\x12\x0f\n\x07node_id\x18\x08 \x01(\t\x12\x15\n\rtoken_version\x18\t \x01(\x03\x12\x11\n\tperson_id\x18\n \x01(\t\x12\x12\n\ncomment_id\x18\x0b \x01(\t\x12\x30\n\x0c\x63omment_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x07\x63ontent\x18\r \x01(\x0b\x32\x1e.pagewire.type.v1.ReplyContent\x12\x0e\n\x06hidden\x18\x0e \x01(\x08\x12\r\n\x05label\x18\x0f \x01(\t\x12\x35\n\x11last_inbound_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x06origin\x18\x11 \x01(\x0e\x32\x1d.pagewire.type.v1.ReplyOrigin\x12*\n\x0bmessage_tag\x18\x12 \x01(\x0e\x32\x15.pagewire.type.v1.Tag\x12/\n\x0b\x65xpire_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x66ter_uncertain\x18\x14 \x01(\x08\"r\n\x14\x43laimRepliesResponse\x12\x30\n\x07replies\x18\x01 \x03(\x0b\x32\x1f.pagewire.store.v1.ClaimedReply\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x90\x02\n\x0e\x41ttemptOutcome\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.pagewire.store.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0b\n\x03mid\x18\x04 \x01(\t\x12\x13\n\x0bhttp_status\x18\x05 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x06 \x01(\x05\x12\x0f\n\x07subcode\x18\x07 \x01(\x05\x12.\n\x0bretry_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\tsend_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0crecipient_id\x18\n \x01(\t\"L\n\x15RecordOutcomesRequest\x12\x33\n\x08outcomes\x18\x01 \x03(\x0b\x32!.pagewire.store.v1.AttemptOutcome\"F\n\x16RecordOutcomesResponse\x12,\n\x06states\x18\x01 \x03(\x0e\x32\x1c.pagewire.type.v1.ReplyState\"d\n\x15\x43laimReadBacksRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bmax_replies\x18\x02 \x01(\x05\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x95\x01\n\x08ReadBack\x12.\n\x05reply\x18\x01 \x01(\x0b\x32\x1f.pagewire.store.v1.ClaimedReply\x12\x30\n\x0c\x61ttempt_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63lean_looks\x18\x03 \x01(\x05\x12\x12\n\nbound_mids\x18\x04 \x03(\t\"I\n\x16\x43laimReadBacksResponse\x12/\n\nread_backs\x18\x01 \x03(\x0b\x32\x1b.pagewire.store.v1.ReadBack\"w\n\x0eReadBackResult\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12\x13\n\tfound_mid\x18\x02 \x01(\tH\x00\x12\x17\n\rambiguous_mid\x18\x03 \x01(\tH\x00\x12\x0f\n\x05\x63lean\x18\x04 \x01(\x08H\x00\x12\x0f\n\x05\x65rror\x18\x05 \x01(\tH\x00\x42\x08\n\x06result\"L\n\x16RecordReadBacksRequest\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.pagewire.store.v1.ReadBackResult\"G\n\x17RecordReadBacksResponse\x12,\n\x06states\x18\x01 \x03(\x0e\x32\x1c.pagewire.type.v1.ReplyState*\xa6\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x13\n\x0fVERDICT_REFUSED\x10\x02\x12\x11\n\rVERDICT_RETRY\x10\x03\x12\x15\n\x11VERDICT_UNCERTAIN\x10\x04\x12\x13\n\x0fVERDICT_EXPIRED\x10\x05\x12\x18\n\x14VERDICT_PAGE_BLOCKED\x10\x06\x32\xea\x04\n\rOutboxService\x12\x61\n\x0c\x45nqueueReply\x12&.pagewire.store.v1.EnqueueReplyRequest\x1a\'.pagewire.store.v1.EnqueueReplyResponse\"\x00\x12U\n\x08GetReply\x12\".pagewire.store.v1.GetReplyRequest\x1a#.pagewire.store.v1.GetReplyResponse\"\x00\x12\x61\n\x0c\x43laimReplies\x12&.pagewire.store.v1.ClaimRepliesRequest\x1a\'.pagewire.store.v1.ClaimRepliesResponse\"\x00\x12g\n\x0eRecordOutcomes\x12(.pagewire.store.v1.RecordOutcomesRequest\x1a).pagewire.store.v1.RecordOutcomesResponse\"\x00\x12g\n\x0e\x43laimReadBacks\x12(.pagewire.store.v1.ClaimReadBacksRequest\x1a).pagewire.store.v1.ClaimReadBacksResponse\"\x00\x12j\n\x0fRecordReadBacks\x12).pagewire.store.v1.RecordReadBacksRequest\x1a*.pagewire.store.v1.RecordReadBacksResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/store/v1/outbox_service.proto\x12\x11pagewire.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bpagewire/type/v1/page.proto\x1a\x1cpagewire/type/v1/reply.proto\"\xf7\x01\n\x13\x45nqueueReplyRequest\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.pagewire.type.v1.ReplyKind\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x12\n\ncomment_id\x18\x03 \x01(\t\x12\x0f\n\x07page_id\x18\x04 \x01(\t\x12/\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x1e.pagewire.type.v1.ReplyContent\x12\x0e\n\x06hidden\x18\x06 \x01(\x08\x12\x12\n\nclient_key\x18\x07 \x01(\t\x12\"\n\x03tag\x18\x08 \x01(\x0e\x32\x15.pagewire.type.v1.Tag\">\n\x14\x45nqueueReplyResponse\x12&\n\x05reply\x18\x01 \x01(\x0b\x32\x17.pagewire.type.v1.Reply\"#\n\x0fGetReplyRequest\x12\x10\n\x08reply_id\x18\x01 \x01(\t\":\n\x10GetReplyResponse\x12&\n\x05reply\x18\x01 \x01(\x0b\x32\x17.pagewire.type.v1.Reply\"*\n\x14GetLastHidingRequest\x12\x12\n\ncomment_id\x18\x01 \x01(\t\"O\n\x15GetLastHidingResponse\x12&\n\x05reply\x18\x01 \x01(\x0b\x32\x17.pagewire.type.v1.Reply\x12\x0e\n\x06hidden\x18\x02 \x01(\x08\"b\n\x13\x43laimRepliesRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bmax_replies\x18\x02 \x01(\x05\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xfd\x04\n\x0c\x43laimedReply\x12\x10\n\x08reply_id\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.pagewire.type.v1.ReplyKind\x12\x0f\n\x07page_id\x18\x05 \x01(\t\x12,\n\x08platform\x18\x06 \x01(\x0e\x32\x1a.pagewire.type.v1.Platform\x12&\n\x05login\x18\x07 \x01(\x0e\x32\x17.pagewire.type.v1.Login\x12\x0f\n\x07node_id\x18\x08 \x01(\t\x12\x15\n\rtoken_version\x18\t \x01(\x03\x12\x11\n\tperson_id\x18\n \x01(\t\x12\x12\n\ncomment_id\x18\x0b \x01(\t\x12\x30\n\x0c\x63omment_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x07\x63ontent\x18\r \x01(\x0b\x32\x1e.pagewire.type.v1.ReplyContent\x12\x0e\n\x06hidden\x18\x0e \x01(\x08\x12\r\n\x05label\x18\x0f \x01(\t\x12\x35\n\x11last_inbound_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x06origin\x18\x11 \x01(\x0e\x32\x1d.pagewire.type.v1.ReplyOrigin\x12*\n\x0bmessage_tag\x18\x12 \x01(\x0e\x32\x15.pagewire.type.v1.Tag\x12/\n\x0b\x65xpire_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x66ter_uncertain\x18\x14 \x01(\x08\"r\n\x14\x43laimRepliesResponse\x12\x30\n\x07replies\x18\x01 \x03(\x0b\x32\x1f.pagewire.store.v1.ClaimedReply\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x90\x02\n\x0e\x41ttemptOutcome\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.pagewire.store.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0b\n\x03mid\x18\x04 \x01(\t\x12\x13\n\x0bhttp_status\x18\x05 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x06 \x01(\x05\x12\x0f\n\x07subcode\x18\x07 \x01(\x05\x12.\n\x0bretry_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\tsend_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0crecipient_id\x18\n \x01(\t\"L\n\x15RecordOutcomesRequest\x12\x33\n\x08outcomes\x18\x01 \x03(\x0b\x32!.pagewire.store.v1.AttemptOutcome\"F\n\x16RecordOutcomesResponse\x12,\n\x06states\x18\x01 \x03(\x0e\x32\x1c.pagewire.type.v1.ReplyState\"d\n\x15\x43laimReadBacksRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bmax_replies\x18\x02 \x01(\x05\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x95\x01\n\x08ReadBack\x12.\n\x05reply\x18\x01 \x01(\x0b\x32\x1f.pagewire.store.v1.ClaimedReply\x12\x30\n\x0c\x61ttempt_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63lean_looks\x18\x03 \x01(\x05\x12\x12\n\nbound_mids\x18\x04 \x03(\t\"I\n\x16\x43laimReadBacksResponse\x12/\n\nread_backs\x18\x01 \x03(\x0b\x32\x1b.pagewire.store.v1.ReadBack\"\xa1\x01\n\x0eReadBackResult\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12\x13\n\tfound_mid\x18\x02 \x01(\tH\x00\x12\x17\n\rambiguous_mid\x18\x03 \x01(\tH\x00\x12\x0f\n\x05\x63lean\x18\x04 \x01(\x08H\x00\x12\x0f\n\x05\x65rror\x18\x05 \x01(\tH\x00\x12\x18\n\x0b\x63lean_looks\x18\x06 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06resultB\x0e\n\x0c_clean_looks\"L\n\x16RecordReadBacksRequest\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.pagewire.store.v1.ReadBackResult\"G\n\x17RecordReadBacksResponse\x12,\n\x06states\x18\x01 \x03(\x0e\x32\x1c.pagewire.type.v1.ReplyState*\xa6\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x13\n\x0fVERDICT_REFUSED\x10\x02\x12\x11\n\rVERDICT_RETRY\x10\x03\x12\x15\n\x11VERDICT_UNCERTAIN\x10\x04\x12\x13\n\x0fVERDICT_EXPIRED\x10\x05\x12\x18\n\x14VERDICT_PAGE_BLOCKED\x10\x06\x32\xd0\x05\n\rOutboxService\x12\x61\n\x0c\x45nqueueReply\x12&.pagewire.store.v1.EnqueueReplyRequest\x1a\'.pagewire.store.v1.EnqueueReplyResponse\"\x00\x12U\n\x08GetReply\x12\".pagewire.store.v1.GetReplyRequest\x1a#.pagewire.store.v1.GetReplyResponse\"\x00\x12\x64\n\rGetLastHiding\x12\'.pagewire.store.v1.GetLastHidingRequest\x1a(.pagewire.store.v1.GetLastHidingResponse\"\x00\x12\x61\n\x0c\x43laimReplies\x12&.pagewire.store.v1.ClaimRepliesRequest\x1a\'.pagewire.store.v1.ClaimRepliesResponse\"\x00\x12g\n\x0eRecordOutcomes\x12(.pagewire.store.v1.RecordOutcomesRequest\x1a).pagewire.store.v1.RecordOutcomesResponse\"\x00\x12g\n\x0e\x43laimReadBacks\x12(.pagewire.store.v1.ClaimReadBacksRequest\x1a).pagewire.store.v1.ClaimReadBacksResponse\"\x00\x12j\n\x0fRecordReadBacks\x12).pagewire.store.v1.RecordReadBacksRequest\x1a*.pagewire.store.v1.RecordReadBacksResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.store.v1.outbox_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=2479
-  _globals['_VERDICT']._serialized_end=2645
+  _globals['_VERDICT']._serialized_start=2647
+  _globals['_VERDICT']._serialized_end=2813
   _globals['_ENQUEUEREPLYREQUEST']._serialized_start=186
   _globals['_ENQUEUEREPLYREQUEST']._serialized_end=433
   _globals['_ENQUEUEREPLYRESPONSE']._serialized_start=435
@@ -45,30 +45,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREPLYREQUEST']._serialized_end=534
   _globals['_GETREPLYRESPONSE']._serialized_start=536
   _globals['_GETREPLYRESPONSE']._serialized_end=594
-  _globals['_CLAIMREPLIESREQUEST']._serialized_start=596
-  _globals['_CLAIMREPLIESREQUEST']._serialized_end=694
-  _globals['_CLAIMEDREPLY']._serialized_start=697
-  _globals['_CLAIMEDREPLY']._serialized_end=1334
-  _globals['_CLAIMREPLIESRESPONSE']._serialized_start=1336
-  _globals['_CLAIMREPLIESRESPONSE']._serialized_end=1450
-  _globals['_ATTEMPTOUTCOME']._serialized_start=1453
-  _globals['_ATTEMPTOUTCOME']._serialized_end=1725
-  _globals['_RECORDOUTCOMESREQUEST']._serialized_start=1727
-  _globals['_RECORDOUTCOMESREQUEST']._serialized_end=1803
-  _globals['_RECORDOUTCOMESRESPONSE']._serialized_start=1805
-  _globals['_RECORDOUTCOMESRESPONSE']._serialized_end=1875
-  _globals['_CLAIMREADBACKSREQUEST']._serialized_start=1877
-  _globals['_CLAIMREADBACKSREQUEST']._serialized_end=1977
-  _globals['_READBACK']._serialized_start=1980
-  _globals['_READBACK']._serialized_end=2129
-  _globals['_CLAIMREADBACKSRESPONSE']._serialized_start=2131
-  _globals['_CLAIMREADBACKSRESPONSE']._serialized_end=2204
-  _globals['_READBACKRESULT']._serialized_start=2206
-  _globals['_READBACKRESULT']._serialized_end=2325
-  _globals['_RECORDREADBACKSREQUEST']._serialized_start=2327
-  _globals['_RECORDREADBACKSREQUEST']._serialized_end=2403
-  _globals['_RECORDREADBACKSRESPONSE']._serialized_start=2405
-  _globals['_RECORDREADBACKSRESPONSE']._serialized_end=2476
-  _globals['_OUTBOXSERVICE']._serialized_start=2648
-  _globals['_OUTBOXSERVICE']._serialized_end=3266
+  _globals['_GETLASTHIDINGREQUEST']._serialized_start=596
+  _globals['_GETLASTHIDINGREQUEST']._serialized_end=638
+  _globals['_GETLASTHIDINGRESPONSE']._serialized_start=640
+  _globals['_GETLASTHIDINGRESPONSE']._serialized_end=719
+  _globals['_CLAIMREPLIESREQUEST']._serialized_start=721
+  _globals['_CLAIMREPLIESREQUEST']._serialized_end=819
+  _globals['_CLAIMEDREPLY']._serialized_start=822
+  _globals['_CLAIMEDREPLY']._serialized_end=1459
+  _globals['_CLAIMREPLIESRESPONSE']._serialized_start=1461
+  _globals['_CLAIMREPLIESRESPONSE']._serialized_end=1575
+  _globals['_ATTEMPTOUTCOME']._serialized_start=1578
+  _globals['_ATTEMPTOUTCOME']._serialized_end=1850
+  _globals['_RECORDOUTCOMESREQUEST']._serialized_start=1852
+  _globals['_RECORDOUTCOMESREQUEST']._serialized_end=1928
+  _globals['_RECORDOUTCOMESRESPONSE']._serialized_start=1930
+  _globals['_RECORDOUTCOMESRESPONSE']._serialized_end=2000
+  _globals['_CLAIMREADBACKSREQUEST']._serialized_start=2002
+  _globals['_CLAIMREADBACKSREQUEST']._serialized_end=2102
+  _globals['_READBACK']._serialized_start=2105
+  _globals['_READBACK']._serialized_end=2254
+  _globals['_CLAIMREADBACKSRESPONSE']._serialized_start=2256
+  _globals['_CLAIMREADBACKSRESPONSE']._serialized_end=2329
+  _globals['_READBACKRESULT']._serialized_start=2332
+  _globals['_READBACKRESULT']._serialized_end=2493
+  _globals['_RECORDREADBACKSREQUEST']._serialized_start=2495
+  _globals['_RECORDREADBACKSREQUEST']._serialized_end=2571
+  _globals['_RECORDREADBACKSRESPONSE']._serialized_start=2573
+  _globals['_RECORDREADBACKSRESPONSE']._serialized_end=2644
+  _globals['_OUTBOXSERVICE']._serialized_start=2816
+  _globals['_OUTBOXSERVICE']._serialized_end=3536
 # @@protoc_insertion_point(module_scope)

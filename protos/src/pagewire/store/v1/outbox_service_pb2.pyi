@@ -186,6 +186,56 @@ class GetReplyResponse(_message.Message):
 Global___GetReplyResponse: _TypeAlias = GetReplyResponse  # noqa: Y015
 
 @_typing.final
+class GetLastHidingRequest(_message.Message):
+    """GetLastHidingRequest names a comment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMENT_ID_FIELD_NUMBER: _builtins.int
+    comment_id: _builtins.str
+    """The comment."""
+    def __init__(
+        self,
+        *,
+        comment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment_id", b"comment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLastHidingRequest: _TypeAlias = GetLastHidingRequest  # noqa: Y015
+
+@_typing.final
+class GetLastHidingResponse(_message.Message):
+    """GetLastHidingResponse holds the last hiding of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLY_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    hidden: _builtins.bool
+    """Whether it hides the comment; else it shows it."""
+    @_builtins.property
+    def reply(self) -> _reply_pb2.Reply:
+        """The reply; absent where there is none."""
+
+    def __init__(
+        self,
+        *,
+        reply: _reply_pb2.Reply | None = ...,
+        hidden: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reply", b"reply"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden", b"hidden", "reply", b"reply"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLastHidingResponse: _TypeAlias = GetLastHidingResponse  # noqa: Y015
+
+@_typing.final
 class ClaimRepliesRequest(_message.Message):
     """ClaimRepliesRequest says how many."""
 
@@ -570,6 +620,7 @@ class ReadBackResult(_message.Message):
     AMBIGUOUS_MID_FIELD_NUMBER: _builtins.int
     CLEAN_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CLEAN_LOOKS_FIELD_NUMBER: _builtins.int
     tag: _builtins.str
     """The attempt."""
     found_mid: _builtins.str
@@ -580,6 +631,8 @@ class ReadBackResult(_message.Message):
     """A successful answer without a match."""
     error: _builtins.str
     """The look failed: a stable word."""
+    clean_looks: _builtins.int
+    """The clean_looks that came with it: a look that another has overtaken meanwhile proves nothing. Absent from senders before this field."""
     def __init__(
         self,
         *,
@@ -588,13 +641,19 @@ class ReadBackResult(_message.Message):
         ambiguous_mid: _builtins.str = ...,
         clean: _builtins.bool = ...,
         error: _builtins.str = ...,
+        clean_looks: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ambiguous_mid", b"ambiguous_mid", "clean", b"clean", "error", b"error", "found_mid", b"found_mid", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clean_looks", b"_clean_looks", "ambiguous_mid", b"ambiguous_mid", "clean", b"clean", "clean_looks", b"clean_looks", "error", b"error", "found_mid", b"found_mid", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ambiguous_mid", b"ambiguous_mid", "clean", b"clean", "error", b"error", "found_mid", b"found_mid", "result", b"result", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_looks", b"_clean_looks", "ambiguous_mid", b"ambiguous_mid", "clean", b"clean", "clean_looks", b"clean_looks", "error", b"error", "found_mid", b"found_mid", "result", b"result", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clean_looks: _TypeAlias = _typing.Literal["clean_looks"]  # noqa: Y015
+    _WhichOneofArgType__clean_looks: _TypeAlias = _typing.Literal["_clean_looks", b"_clean_looks"]  # noqa: Y015
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["found_mid", "ambiguous_mid", "clean", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clean_looks) -> _WhichOneofReturnType__clean_looks | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___ReadBackResult: _TypeAlias = ReadBackResult  # noqa: Y015

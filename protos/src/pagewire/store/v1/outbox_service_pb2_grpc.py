@@ -45,6 +45,11 @@ class OutboxServiceStub:
                 request_serializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetReplyRequest.SerializeToString,
                 response_deserializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetReplyResponse.FromString,
                 _registered_method=True)
+        self.GetLastHiding = channel.unary_unary(
+                '/pagewire.store.v1.OutboxService/GetLastHiding',
+                request_serializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetLastHidingRequest.SerializeToString,
+                response_deserializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetLastHidingResponse.FromString,
+                _registered_method=True)
         self.ClaimReplies = channel.unary_unary(
                 '/pagewire.store.v1.OutboxService/ClaimReplies',
                 request_serializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.ClaimRepliesRequest.SerializeToString,
@@ -81,6 +86,13 @@ class OutboxServiceServicer:
 
     def GetReply(self, request, context):
         """Gets a reply. NOT_FOUND, REPLY_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLastHiding(self, request, context):
+        """Gets what a comment was last to be, hidden or shown, whoever asked for it. NOT_FOUND, COMMENT_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +138,11 @@ def add_OutboxServiceServicer_to_server(servicer, server):
                     servicer.GetReply,
                     request_deserializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetReplyRequest.FromString,
                     response_serializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetReplyResponse.SerializeToString,
+            ),
+            'GetLastHiding': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLastHiding,
+                    request_deserializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetLastHidingRequest.FromString,
+                    response_serializer=pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetLastHidingResponse.SerializeToString,
             ),
             'ClaimReplies': grpc.unary_unary_rpc_method_handler(
                     servicer.ClaimReplies,
@@ -203,6 +220,33 @@ class OutboxService:
             '/pagewire.store.v1.OutboxService/GetReply',
             pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetReplyRequest.SerializeToString,
             pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetReplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLastHiding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pagewire.store.v1.OutboxService/GetLastHiding',
+            pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetLastHidingRequest.SerializeToString,
+            pagewire_dot_store_dot_v1_dot_outbox__service__pb2.GetLastHidingResponse.FromString,
             options,
             channel_credentials,
             insecure,

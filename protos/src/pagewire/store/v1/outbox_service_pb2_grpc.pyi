@@ -39,6 +39,8 @@ class OutboxServiceStub:
     """
     GetReply: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.GetReplyRequest, _outbox_service_pb2.GetReplyResponse]
     """Gets a reply. NOT_FOUND, REPLY_UNKNOWN."""
+    GetLastHiding: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.GetLastHidingRequest, _outbox_service_pb2.GetLastHidingResponse]
+    """Gets what a comment was last to be, hidden or shown, whoever asked for it. NOT_FOUND, COMMENT_UNKNOWN."""
     ClaimReplies: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.ClaimRepliesRequest, _outbox_service_pb2.ClaimRepliesResponse]
     """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one. UNAVAILABLE: try again."""
     RecordOutcomes: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.RecordOutcomesRequest, _outbox_service_pb2.RecordOutcomesResponse]
@@ -59,6 +61,8 @@ class OutboxServiceAsyncStub(OutboxServiceStub):
     """
     GetReply: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.GetReplyRequest, _outbox_service_pb2.GetReplyResponse]  # type: ignore[assignment]
     """Gets a reply. NOT_FOUND, REPLY_UNKNOWN."""
+    GetLastHiding: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.GetLastHidingRequest, _outbox_service_pb2.GetLastHidingResponse]  # type: ignore[assignment]
+    """Gets what a comment was last to be, hidden or shown, whoever asked for it. NOT_FOUND, COMMENT_UNKNOWN."""
     ClaimReplies: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ClaimRepliesRequest, _outbox_service_pb2.ClaimRepliesResponse]  # type: ignore[assignment]
     """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one. UNAVAILABLE: try again."""
     RecordOutcomes: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.RecordOutcomesRequest, _outbox_service_pb2.RecordOutcomesResponse]  # type: ignore[assignment]
@@ -88,6 +92,14 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_outbox_service_pb2.GetReplyResponse, _abc.Awaitable[_outbox_service_pb2.GetReplyResponse]]:
         """Gets a reply. NOT_FOUND, REPLY_UNKNOWN."""
+
+    @_abc_1.abstractmethod
+    def GetLastHiding(
+        self,
+        request: _outbox_service_pb2.GetLastHidingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_outbox_service_pb2.GetLastHidingResponse, _abc.Awaitable[_outbox_service_pb2.GetLastHidingResponse]]:
+        """Gets what a comment was last to be, hidden or shown, whoever asked for it. NOT_FOUND, COMMENT_UNKNOWN."""
 
     @_abc_1.abstractmethod
     def ClaimReplies(

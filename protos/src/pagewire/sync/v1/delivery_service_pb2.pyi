@@ -145,7 +145,7 @@ class HideCommentRequest(_message.Message):
     hidden: _builtins.bool
     """Whether it shall be hidden."""
     client_key: _builtins.str
-    """The caller's key; empty makes one of comment and hidden, so that a repeat is harmless."""
+    """The caller's key; empty makes one, so that a repeat gets the same reply while that one is the last asked of the comment and under way."""
     def __init__(
         self,
         *,

@@ -38,13 +38,12 @@ REPEATABLE = (
         for method in ("ListConversations", "ListMessages", "ListComments")
     ),
     "/pagewire.store.v1.OperationService/ListDecisions",
-    *(
-        f"/pagewire.rules.v1.RuleService/{method}"
-        for method in ("GetRule", "ListRules", "TryRules")
-    ),
-    "/pagewire.sync.v1.DeliveryService/GetReply",
 )
-"""What the channels may try again: reads, without effect."""
+"""What the channels may try again: reads of the store, without effect.
+
+Not what rules and sync read there for us: they try that again themselves, and one layer that does
+is enough.
+"""
 
 
 @dataclass(frozen=True)

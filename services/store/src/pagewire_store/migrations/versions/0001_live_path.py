@@ -208,12 +208,12 @@ create table decision (
     book_version bigint not null,
     received_at timestamptz not null,
     stored_at timestamptz not null,
-    decided_at timestamptz not null default clock_timestamp(),
-    primary key (page_id, event_id)
+    decided_at timestamptz not null default clock_timestamp()
 );
 comment on column decision.verdicts is 'pagewire.type.v1.Decision with its rules alone, as protobuf';
 create index decision_by_time on decision (page_id, decided_at desc, event_id desc);
 create index decision_of_all_by_time on decision (decided_at desc, event_id desc);
+alter table decision add primary key (page_id, event_id);
 
 create table fired_rule (
     page_id text collate "C" not null,
@@ -277,8 +277,7 @@ create table outbox (
     created_at timestamptz not null default clock_timestamp(),
     sending_at timestamptz,
     sent_at timestamptz,
-    ended_at timestamptz,
-    primary key (page_id, reply_id)
+    ended_at timestamptz
 ) with (fillfactor = 70);
 comment on column outbox.ordinal is 'drawn under the lane''s lock; the lowest unsettled one of a lane is the next to be sent';
 create unique index outbox_once_per_action on outbox (page_id, event_id, rule_id, action_index) where event_id is not null;
@@ -293,6 +292,7 @@ create index outbox_parked on outbox (page_id, reply_id) where state = 'parked';
 create index outbox_by_conversation on outbox (page_id, person_id, created_at desc);
 create index outbox_by_time on outbox using brin (created_at) with (autosummarize = on);
 create index outbox_by_comment on outbox (page_id, comment_id) where comment_id is not null;
+alter table outbox add primary key (page_id, reply_id);
 
 create table attempt (
     page_id text collate "C" not null,
@@ -308,12 +308,12 @@ create table attempt (
     code int,
     subcode int,
     mid text collate "C",
-    settled_by text,
-    primary key (page_id, tag)
+    settled_by text
 );
-create unique index attempt_by_tag on attempt (tag);
 create index attempt_by_time on attempt using brin (started_at) with (autosummarize = on);
 create index attempt_by_reply on attempt (page_id, reply_id);
+create unique index attempt_by_tag on attempt (tag);
+alter table attempt add primary key (page_id, tag);
 
 create table rule (
     rule_id text collate "C" primary key,

@@ -1,0 +1,392 @@
+"""The whole system with everything between its parts in a test's hand: `async with Rig(folder)`.
+
+The services run as real processes, kept alive by the launcher's supervisor, on embedded servers,
+with the simulator as Meta. Whoever is to be cut off from whom is named when the rig is made; a
+proxy stands there then. Nothing outlives the process that made the rig.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from faults import stored, witness
+from faults.history import History, Rows, Traces, Usage
+from faults.postgres import Commits
+from faults.procfs import usage
+from faults.proxy import ANY_PORT, Proxy, hold
+from faults.servers import Postgres, Server
+from faults.wires import LISTENS, WIRES, through
+from pagewire_cli.embedded import EmbeddedPostgres, EmbeddedValkey, discard
+from pagewire_cli.launcher import MODULES, System, running
+from pagewire_cli.supervisor import Process
+from pagewire_simulator.client import SimulatorClient
+
+SERVICES = ("store", "rules", "sync", "webhook")
+
+TESTING = {"PAGEWIRE_TESTING": "true"}
+
+QUICK: Mapping[str, str] = {
+    "STORE_LANE_LEASE_SECONDS": "2",
+    "DISPATCHER_HEARTBEAT_SECONDS": "0.5",
+    "GRAPH_TIMEOUT_SECONDS": "2",
+    "STORE_SEND_LEASE_SECONDS": "5",  # a call, the wait for the budget, and what a claim takes
+    "STORE_SWEEP_SECONDS": "0.25",
+    "STORE_FIRST_LOOK_SECONDS": "1",
+    "STORE_SECOND_LOOK_SECONDS": "3",
+    "STORE_BETWEEN_LOOKS_SECONDS": "1.5",
+    "STORE_AFTER_FAILED_LOOK_SECONDS": "0.5",
+    "STORE_LOOK_LEASE_SECONDS": "3",
+    "STORE_RETRY_MOST_SECONDS": "2",
+    "STORE_REPLAY_LEASE_SECONDS": "3",
+    "STORE_PAGE_CHECK_LEASE_SECONDS": "5",
+    "STORE_AUTOMATIC_REPLIES_PER_MINUTE": "1000",
+}
+"""Leases and waits as short as a busy machine of two cores bears, in the same order of lengths.
+
+`{}` in its place gives those that users have.
+"""
+
+HURRIED_STOP = 0.5
+"""Seconds for a process at the rig's end: a test of draining ends it before, by `terminate`."""
+
+
+class NotQuiet(AssertionError):
+    """What was under way did not end in time; the message says what is left."""
+
+
+@dataclass
+class Death:
+    """One life of a process that ended, and the next: filled when `Rig.death` has seen both."""
+
+    exit_code: int = 0
+    """As `subprocess` gives it: -9 where it was killed."""
+    seconds: float = 0.0
+    """From the end of the one to the readiness of the next."""
+
+
+class Rig:
+    """A running system; all of it is there within the block.
+
+    `proxies` names pairs of `wires.WIRES`. `env` is every process's, `env_of` a service's own, as
+    FAULT from the first start on (later `fault` is for that) or PAGEWIRE_CLOCK_SKEW_SECONDS.
+    `commands` replaces a service's command line. `postgres` are settings of the server.
+
+    Processes are named as by the launcher: `store`, `rules`, `sync`, `webhook`, `simulator`, and
+    the second of a service `store-2`.
+    """
+
+    system: System
+    meta: SimulatorClient
+    operator: httpx.AsyncClient
+    """The operator's HTTP API, with its key."""
+    edge: httpx.AsyncClient
+    """The public listener, past any proxy."""
+    postgres: Postgres
+    valkey: Server
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        proxies: Iterable[tuple[str, str]] = (),
+        replicas: Mapping[str, int] | None = None,
+        env: Mapping[str, str] = QUICK,
+        env_of: Mapping[str, Mapping[str, str]] | None = None,
+        commands: Mapping[str, Sequence[str]] | None = None,
+        postgres: Mapping[str, str] | None = None,
+        seed: int = 1,
+    ) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.commits = Commits()
+        """Of the store's connections, where `("store", "postgres")` is proxied."""
+        self._wanted = list(proxies)
+        self._replicas = dict(replicas or {})
+        self._env = TESTING | {"SIMULATOR_SEED": str(seed)} | dict(env)
+        self._env_of = {service: dict(own) for service, own in (env_of or {}).items()}
+        self._commands = dict(MODULES) | dict(commands or {})
+        self._settings = dict(postgres or {})
+        self._proxies: dict[tuple[str, str], Proxy] = {}
+        self._ended: dict[str, tuple[float, int]] = {}
+        self._given: dict[str, dict[str, str]] = {}
+        self._metrics: dict[str, str] = {}
+        self._on_exit = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._on_exit.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.calm()
+            processes = self.system.supervisor.processes.values()
+            await asyncio.gather(*(process.stop(HURRIED_STOP) for process in processes))
+        finally:
+            await self._on_exit.aclose()
+
+    # What befalls its parts.
+
+    def proxy(self, caller: str, callee: str) -> Proxy:
+        """The proxy between these two; KeyError where the rig was made without.
+
+        Of several processes `callee` names one, as in `proxy("webhook", "store-2")`.
+        """
+        return self._proxies[caller, callee]
+
+    def process(self, name: str) -> Process:
+        return self.system.process(name)
+
+    async def kill(self, name: str) -> None:
+        """Kills the process as a crash would; the supervisor starts the next one. See `back`."""
+        self._note_end(name)
+        await self.process(name).kill()
+
+    def terminate(self, name: str) -> None:
+        """Has the process drain and end; the supervisor starts the next one. See `back`."""
+        self._note_end(name)
+        self.process(name).send(signal.SIGTERM)
+
+    async def back(self, name: str, within: float = 15.0) -> float:
+        """Waits until a life after the one that was ended is ready: the seconds since then.
+
+        Raises TimeoutError; NotReady where it ends again before it is ready.
+        """
+        since, pid = self._ended[name]
+        await self._next_life(name, pid, within)
+        return time.monotonic() - since
+
+    @asynccontextmanager
+    async def death(self, name: str, within: float = 15.0) -> AsyncIterator[Death]:
+        """Waits at the block's end for the process to die by itself, and for the next to be ready.
+
+        Raises TimeoutError: it did not die, or is not back. What is yielded is filled then.
+        """
+        process, death = self.process(name), Death()
+        lives, pid = len(process.exit_codes), process.pid
+        yield death
+        async with asyncio.timeout(within):
+            while len(process.exit_codes) == lives:
+                await asyncio.sleep(0.01)
+        ended = time.monotonic()
+        death.exit_code = process.exit_codes[lives]
+        await self._next_life(name, pid, within)
+        death.seconds = time.monotonic() - ended
+
+    def fault(self, service: str, rules: str = "") -> None:
+        """Arms the fault points of a service's processes, now and in their next lives.
+
+        The rules are those of `pagewire_runtime.faults`; none disarms them. One that strikes `once`
+        does so once in all lives, until the same rules are given again.
+        """
+        file = self._fault_file(service)
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(rules)
+        unfinished.replace(file)
+
+    def pause(self, name: str) -> None:
+        """Freezes the process: its connections stay open, and nothing answers."""
+        self.process(name).send(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        self.process(name).send(signal.SIGCONT)
+
+    def give(self, name: str, **env: str | None) -> None:
+        """Settings that the process has from its next life on; None takes one away again."""
+        own = self._own_env(name)
+        own.update({key: value for key, value in env.items() if value is not None})
+        for key in [key for key, value in env.items() if value is None]:
+            own.pop(key, None)
+        process = self.process(name)
+        process.spec = dataclasses.replace(process.spec, argv=self._argv(_service(name), own))
+
+    async def calm(self) -> None:
+        """Ends all faults that the rig knows of; a server that was stopped stays so."""
+        self.commits.clear()
+        for service in SERVICES:
+            self.fault(service)
+        for proxy in self._proxies.values():
+            await proxy.clear()
+        for server in (self.postgres, self.valkey):
+            server.resume()
+        for name in self.system.supervisor.processes:
+            self.resume(name)
+
+    # What is there afterwards.
+
+    async def quiet(self, within: float = 30.0) -> float:
+        """Waits until all is delivered, decided and settled: the seconds that took.
+
+        Parked, failed and expired replies are settled. Raises NotQuiet with what is left.
+        """
+        begun = time.monotonic()
+        while True:
+            left = await self._left()
+            if not any(left.values()):
+                return time.monotonic() - begun
+            if time.monotonic() - begun > within:
+                raise NotQuiet(f"after {within} s there are still {left}")
+            await asyncio.sleep(0.1)
+
+    async def history(self) -> History:
+        """What Meta saw so far."""
+        return await witness.history(self.meta)
+
+    async def rows(self) -> Rows:
+        """What the store has now, read past its proxy."""
+        return await stored.rows(self.postgres.url)
+
+    def usage(self) -> dict[str, Usage]:
+        """What each process holds."""
+        processes = self.system.supervisor.processes
+        return {name: usage(process.pid) for name, process in processes.items()}
+
+    async def traces(self) -> Traces:
+        """What was written down so far, in logs and metrics."""
+        logs = sorted((self.system.folder / "logs").iterdir())
+        return Traces(tuple(logs), {name: await self.metrics(name) for name in self._metrics})
+
+    async def metrics(self, name: str) -> str:
+        """The Prometheus text of `webhook`, `store`, `rules` or `sync`; of one without replicas."""
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(self._metrics[name])
+        return answer.raise_for_status().text
+
+    # How it is put together.
+
+    async def _start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # As root the servers' own user passes through to its own folders.
+        self.folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        await self._start_servers()
+        listens = {callee: self._hold() for callee in LISTENS}
+        for wire in self._wanted:
+            await self._put_between(wire, listens)
+        self._expose_metrics()
+        self._lay_fault_files()
+        system = running(
+            self.folder,
+            env=self._env | {LISTENS[callee]: address for callee, address in listens.items()},
+            replicas=self._replicas,
+            services={name: self._argv(name, self._env_of.get(name, {})) for name in MODULES},
+        )
+        self.system = await self._on_exit.enter_async_context(system)
+        for (_, callee), proxy in self._proxies.items():
+            proxy.target = proxy.target or self.system.addresses[callee]
+        await self._open_clients()
+
+    async def _start_servers(self) -> None:
+        folder = self.folder.resolve()
+        self.postgres = Postgres(EmbeddedPostgres(folder / "postgres", **self._settings))
+        self.valkey = Server(EmbeddedValkey(folder / "valkey"))
+        for server in (self.postgres, self.valkey):
+            self._on_exit.callback(discard, server.embedded.base)
+            self._on_exit.push_async_callback(server.close)
+            await server.start()
+            self._env |= server.embedded.settings
+
+    def _hold(self) -> str:
+        """A free port that stays ours, so that a proxy knows its target before that is up."""
+        held = hold(ANY_PORT)
+        self._on_exit.callback(held.close)
+        return "{}:{}".format(*held.getsockname()[:2])
+
+    async def _put_between(self, wire: tuple[str, str], listens: Mapping[str, str]) -> None:
+        caller, callee = wire
+        targets = {
+            "postgres": f"unix:{self.postgres.embedded.sockets}/.s.PGSQL.5432",
+            "valkey": f"unix:{self.valkey.embedded.sockets}/valkey.sock",
+            **listens,
+        }
+        watch = self.commits.watch if callee == "postgres" else None
+        addresses = []
+        for number in range(1, self._replicas.get(callee, 1) + 1):
+            # Where a further process listens is known when it runs.
+            proxy = Proxy(targets[callee] if number == 1 else "", watch=watch, seed=self.seed)
+            await self._on_exit.enter_async_context(proxy)
+            self._proxies[caller, callee if number == 1 else f"{callee}-{number}"] = proxy
+            addresses.append(proxy.address)
+        own = self._env_of.setdefault(WIRES[wire], {})
+        own.update(through(wire, addresses, self._env))
+
+    def _lay_fault_files(self) -> None:
+        self._fault_file("").mkdir(exist_ok=True)
+        for service in SERVICES:
+            own = self._env_of.setdefault(service, {})
+            own.setdefault("FAULT_FILE", str(self._fault_file(service)))
+
+    def _fault_file(self, service: str) -> Path:
+        return self.folder.resolve() / "faults" / service
+
+    def _expose_metrics(self) -> None:
+        for service in ("store", "rules", "sync"):
+            if self._replicas.get(service, 1) == 1:
+                address = self._hold()
+                self._env_of.setdefault(service, {})["METRICS_LISTEN"] = address
+                self._metrics[service] = f"http://{address}/metrics"
+
+    async def _open_clients(self) -> None:
+        at, enter = self.system.addresses, self._on_exit.enter_async_context
+        self._metrics["webhook"] = f"{at['operator']}/metrics"
+        key = self.system.env["API_KEYS"].split(",")[0]
+        headers = {"Authorization": f"Bearer {key}"}
+        self.meta = await enter(SimulatorClient(at["simulator"]))
+        self.operator = await enter(httpx.AsyncClient(base_url=at["operator"], headers=headers))
+        self.edge = await enter(httpx.AsyncClient(base_url=at["public"]))
+
+    def _argv(self, service: str, own: Mapping[str, str]) -> list[str]:
+        """The service's command line with settings of its own."""
+        return [
+            "env",
+            *(f"{name}={value}" for name, value in own.items()),
+            *self._commands[service],
+        ]
+
+    def _own_env(self, name: str) -> dict[str, str]:
+        usual = self._env_of.get(_service(name), {})
+        return self._given.setdefault(name, dict(usual))
+
+    def _note_end(self, name: str) -> None:
+        self._ended[name] = time.monotonic(), self.process(name).pid
+
+    async def _next_life(self, name: str, pid: int, within: float) -> None:
+        """Returns when a process other than `pid` is ready."""
+        process = self.process(name)
+        async with asyncio.timeout(within):
+            while process.pid == pid:
+                await asyncio.sleep(0.01)
+            await process.ready(within)
+
+    async def _left(self) -> dict[str, int]:
+        undelivered = (await self.meta.summary()).undelivered
+        pending, unsettled = await stored.unfinished(self.postgres.url)
+        return {
+            "events to deliver": undelivered + (await self.meta.summary()).undelivered,
+            "events to decide": pending,
+            "replies to settle": unsettled,
+        }
+
+
+def _service(name: str) -> str:
+    """The service that a process is of."""
+    return name.partition("-")[0]

@@ -1,0 +1,235 @@
+"""Sends: Graph fails, lies, is slow, refuses or is gone while replies go out.
+
+A fault is scripted at the simulator for as many calls as it is to meet, and ended then; whether a
+failed call took effect all the same is the fault's to say, never the answer's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from faults.gathering import bounds_of
+from faults.rig import Rig
+from faults.rows import Struck, row
+from faults.wires import through
+from pagewire_simulator.client import AccountView
+from pagewire_simulator.faults import Script
+from pagewire_simulator.ledger import CallRecord
+from pagewire_simulator.meta import Echoes
+
+SENDS = ("send", "private_reply", "comment_reply")
+GRAPH = ("sync", "graph")
+WITHIN = 20.0
+"""Seconds for the load to bring about what a row waits for."""
+LEAST = 3
+"""So many sends meet a fault."""
+RECENT = 20
+"""Events back that a page counts as lively."""
+BLOCKED_SECONDS = 1.0
+"""For which a page is left without a good token."""
+
+REFUSING = ("http_500", "http_502", "http_503", "error", "unavailable")
+CREATING = ("created_error", "created_unavailable", "http_500", "http_502", "http_503")
+BROKEN = ("half", "truncated", "html", "empty", "lost", "reset")
+THROTTLED = {"http_429": None, "messenger_throttled": None, "user_throttled": None, "calls": 613}
+BLOCKED = ("token_expired", "token_password_changed", "permission")
+
+
+async def meet(rig: Rig, *scripts: Script, least: int = LEAST) -> list[CallRecord]:
+    """Has sends meet the scripts until so many did: these. Raises TimeoutError: too few came."""
+    before, met = (await rig.meta.summary()).calls, []
+    await rig.meta.faults(*scripts)
+    try:
+        async with asyncio.timeout(WITHIN):
+            while len(met) < least:
+                await asyncio.sleep(0.05)
+                met = [call for call in (await rig.meta.calls())[before:] if call.fault]
+    except TimeoutError:
+        raise TimeoutError(f"{len(met)} of {least} sends met the fault") from None
+    finally:
+        await rig.meta.faults()
+    return met
+
+
+def on_sends(fault: str, **more: bool | float | str) -> list[Script]:
+    """The fault for each way of sending."""
+    return [Script(fault=fault, endpoint=endpoint, **more) for endpoint in SENDS]  # type: ignore[arg-type]
+
+
+async def lively(rig: Rig, draw: random.Random) -> AccountView:
+    """An account on which something happened just now. Raises TimeoutError: nothing happens."""
+    async with asyncio.timeout(WITHIN):
+        while not (events := await rig.meta.events()):
+            await asyncio.sleep(0.05)
+    name = draw.choice(sorted({event.account_id for event in events[-RECENT:]}))
+    return next(account for account in await rig.meta.accounts() if account.id == name)
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Raises TimeoutError where it does not become so."""
+    try:
+        async with asyncio.timeout(WITHIN):
+            while not await is_so():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise TimeoutError(f"not within {WITHIN:.0f} s: {what}") from None
+
+
+async def waits_for(rig: Rig, reason: str) -> None:
+    """Until a reply waits for this reason."""
+
+    async def is_waiting() -> bool:
+        waiting = [row for row in (await rig.rows()).outbox if row.state == "ready"]
+        return any(row.state_reason == reason for row in waiting)
+
+    await until(is_waiting, f"a reply waits as {reason}")
+
+
+@asynccontextmanager
+async def echoing(rig: Rig, echoes: Echoes) -> AsyncIterator[None]:
+    """All accounts have these habits of telling back; afterwards the usual ones."""
+    accounts = await rig.meta.accounts()
+    for account in accounts:
+        await rig.meta.change_account(account.id, echo=echoes)
+    try:
+        yield
+    finally:
+        for account in accounts:
+            await rig.meta.change_account(account.id, echo=Echoes())
+
+
+@row("F50", weight="graph")
+async def sends_fail(rig: Rig, draw: random.Random) -> Struck:
+    """Sends are answered by 500, 502, 503, code 1 or 2, and were not taken."""
+    await meet(rig, *on_sends(draw.choice(REFUSING), created=False))
+    return Struck()
+
+
+@row("F51", weight="graph")
+async def sends_fail_and_are_taken(rig: Rig, draw: random.Random) -> Struck:
+    """Sends are answered by 500, 502, 503, code 1 or 2, and were taken all the same."""
+    await meet(rig, *on_sends(draw.choice(CREATING), created=True))
+    return Struck()
+
+
+@row("F52", weight="graph")
+async def reads_lag(rig: Rig, draw: random.Random) -> Struck:
+    """The answers to sends are lost, nothing is told back, and reads show them late.
+
+    As late as three quarters of what the second look waits for.
+    """
+    lag = 0.75 * bounds_of(rig.system.env).second_look
+    await rig.meta.options(read_lag=lag)
+    try:
+        async with echoing(rig, Echoes(when="never")):
+            await meet(rig, *on_sends("lost"))
+            await asyncio.sleep(2 * lag)  # the looks of it are made, the last one sees it
+    finally:
+        await rig.meta.options(read_lag=0)
+    return Struck()
+
+
+@row("F53", weight="graph", proxies=frozenset({GRAPH}))
+async def graph_refuses_connections(rig: Rig, draw: random.Random) -> Struck:
+    """Nobody listens where Graph is."""
+    graph = rig.proxy(*GRAPH)
+    graph.refuse()
+    try:
+        await waits_for(rig, "connect_failed")
+    finally:
+        await graph.accept()
+    return Struck()
+
+
+@row("F54", weight="graph")
+async def answers_are_broken(rig: Rig, draw: random.Random) -> Struck:
+    """Answers to sends end in the middle, or are empty, no JSON, or none at all."""
+    for fault in draw.sample(BROKEN, 2):
+        await meet(rig, *on_sends(fault), least=2)
+    return Struck()
+
+
+@row("F56", weight="graph")
+async def a_page_is_throttled(rig: Rig, draw: random.Random) -> Struck:
+    """One page has called too often, by 429 or by a code, and no other has."""
+    page = await lively(rig, draw)
+    fault = draw.choice(sorted(THROTTLED))
+    code = THROTTLED[fault]
+    more = {"account": page.id} | ({"code": code} if code else {})
+    await meet(rig, *on_sends("http_429" if code else fault, **more), least=1)
+    return Struck()
+
+
+@row("F57", weight="graph")
+async def a_page_loses_its_token(rig: Rig, draw: random.Random) -> Struck:
+    """A page's token is revoked, or lacks a permission; then the page is connected again."""
+    page = await lively(rig, draw)
+
+    async def is_blocked() -> bool:
+        answer = await rig.operator.get(f"/api/pages/{page.id}")
+        return bool(answer.json()["state"] == "blocked")
+
+    await rig.meta.faults(*on_sends(draw.choice(BLOCKED), account=page.id))
+    try:
+        await until(is_blocked, "the page is blocked")
+        await asyncio.sleep(BLOCKED_SECONDS)
+    finally:
+        await rig.meta.faults()
+    body = {"platform": page.platform, "page_id": page.id, "name": page.name}
+    again = await rig.operator.post("/api/pages", json=body | {"access_token": page.token})
+    again.raise_for_status()
+    return Struck()
+
+
+@row("F58", weight="graph")
+async def people_cannot_be_written_to(rig: Rig, draw: random.Random) -> Struck:
+    """Graph refuses for good: the person is away, or the time for an answer is over."""
+    code, subcode = draw.choice([(551, 1545041), (10, 2018278)])
+    await meet(rig, Script(fault="person_unavailable", endpoint="send", code=code, subcode=subcode))
+    return Struck()
+
+
+@row("F59", weight="graph")
+async def a_page_is_slow(rig: Rig, draw: random.Random) -> Struck:
+    """The sends of one page are taken, and answered after 30 seconds."""
+    page = await lively(rig, draw)
+    await meet(rig, *on_sends("slow", account=page.id), least=2)
+    return Struck()
+
+
+@row("F62", weight="graph")
+async def echoes_come_otherwise(rig: Rig, draw: random.Random) -> Struck:
+    """Echoes come before the answer, long after it, never, twice or with a tag of nobody's."""
+    otherwise = [
+        Echoes(when="before"),
+        Echoes(delay=1.5 * bounds_of(rig.system.env).second_look),
+        Echoes(when="never"),
+        Echoes(when="twice"),
+        Echoes(metadata=True, tag="pw1.AAAAAAAAAAAAAAAAAAAAAA"),
+    ]
+    for echoes in draw.sample(otherwise, 2):
+        async with echoing(rig, echoes):
+            await meet(rig, *on_sends("lost", probability=0.5), least=2)
+    return Struck()
+
+
+@row("F87", weight="graph", proxies=frozenset({GRAPH}))
+async def graph_has_no_address(rig: Rig, draw: random.Random) -> Struck:
+    """The name of Graph's host can't be resolved; then it is set right."""
+    usual = through(GRAPH, [rig.proxy(*GRAPH).address], {})
+    await restart(rig, dict.fromkeys(usual, "http://graph-is-nowhere:9"))
+    try:
+        await waits_for(rig, "connect_failed")
+    finally:
+        await restart(rig, usual)
+    return Struck()
+
+
+async def restart(rig: Rig, settings: dict[str, str]) -> None:
+    """Sync ends as it should, and begins again with these settings."""
+    rig.give("sync", **settings)
+    rig.terminate("sync")
+    await rig.back("sync", WITHIN)

@@ -1,0 +1,206 @@
+"""What Graph took of the replies: how often, in which order, and how what was in doubt ended."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from faults import model
+from faults.evidence import Evidence, Key, Lane, Violation, reply_name
+from faults.history import AttemptRow, End, GraphCall, OutboxRow
+
+IN_DOUBT = frozenset({"uncertain", "uncertain_harmless", "lease_lapsed", "lease_lapsed_harmless"})
+"""Ends of an attempt after which nobody knew whether Graph had taken it."""
+UNSETTLED = frozenset({"ready", "sending", "uncertain"})
+READS = frozenset({"conversations", "comment_replies"})
+TOLD = frozenset({"normal", "refused"})
+"""Answers that said, whole, what had happened."""
+CALLS_THAT_SEND = frozenset({"send", "private_reply", "comment_reply"})
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A reply that Graph took more than once, and what makes that no promise broken.
+
+    `excuse` is empty where there is none: Graph took it, its answer was lost, no echo came, and two
+    looks a minute apart found nothing.
+    """
+
+    reply: OutboxRow
+    calls: Sequence[GraphCall]
+    missing: str
+    """Which part of that is not so; empty where all is."""
+
+
+def duplicates(evidence: Evidence) -> list[Duplicate]:
+    """Every reply that Graph took more than once."""
+    found = []
+    for row in evidence.rows.outbox:
+        calls = evidence.acceptances.get((row.page_id, row.reply_id), [])
+        if len(calls) > 1:
+            missing = next(
+                filter(None, (_unexcused(evidence, row, *pair) for pair in pairwise(calls))), ""
+            )
+            found.append(Duplicate(row, calls, missing))
+    return found
+
+
+def _unexcused(evidence: Evidence, row: OutboxRow, first: GraphCall, again: GraphCall) -> str:
+    """What of the conjunction that excuses a second send is not there."""
+    attempts = evidence.attempts.get((row.page_id, row.reply_id), [])
+    attempt = _attempt_of(attempts, first)
+    if attempt is None or attempt.verdict not in (*IN_DOUBT, "accepted"):
+        return "its first answer was known"
+    if attempt.settled_by == "response" and (attempt.ended_at or 0.0) < again.started_at:
+        return "its first answer was known"
+    if _was_told_back(evidence, first, again.started_at):
+        return "it had been told back before"
+    looks = [
+        call.started_at
+        for call in evidence.history.calls
+        if call.endpoint in READS
+        and call.page_id == row.page_id
+        and call.comment_id in (None, row.comment_id)
+        and call.answer in TOLD
+        and first.started_at < call.started_at < again.started_at
+    ]
+    if len(looks) < 2:
+        return f"it was looked for {len(looks)} times"
+    if max(looks) < first.started_at + evidence.bounds.second_look:
+        return "the second look was too early"
+    return ""
+
+
+def _attempt_of(attempts: Sequence[AttemptRow], call: GraphCall) -> AttemptRow | None:
+    if call.tag is not None:
+        return next((attempt for attempt in attempts if attempt.tag == call.tag), None)
+    before = [attempt for attempt in attempts if attempt.started_at <= call.started_at]
+    return max(before, key=lambda attempt: attempt.started_at, default=None)
+
+
+def _was_told_back(evidence: Evidence, call: GraphCall, before: float) -> bool:
+    refs = {
+        event.ref
+        for event in evidence.history.happened
+        if call.tag is not None and event.tag == call.tag
+    }
+    return any(
+        post.end is End.OK and post.ended_at < before and refs.intersection(post.refs)
+        for post in evidence.history.delivered
+    )
+
+
+def wrong_counts(evidence: Evidence) -> Iterator[Violation]:
+    """Replies of which Graph took another number than their state says."""
+    for row in evidence.rows.outbox:
+        if row.kind not in model.SENDING:
+            continue
+        taken = evidence.acceptances.get((row.page_id, row.reply_id), [])
+        if row.state == "sent" and not taken:
+            yield Violation("I4", reply_name(row), "is sent, and Graph never took it")
+        elif row.state in ("failed", "expired", "ready") and taken:
+            yield Violation("I4", reply_name(row), f"is {row.state}, and Graph took it")
+        elif row.state == "sent" and row.mid and row.mid not in {call.created for call in taken}:
+            yield Violation("I4", reply_name(row), f"has the id {row.mid}, which is another's")
+        elif evidence.is_definite and len(taken) > 1:
+            yield Violation("I4", reply_name(row), f"was taken {len(taken)} times by Graph")
+        elif evidence.is_definite and row.state in ("parked", "uncertain"):
+            yield Violation(
+                "I4", reply_name(row), f"is {row.state}, though nothing left it in doubt"
+            )
+
+
+def wrong_duplicates(evidence: Evidence) -> Iterator[Violation]:
+    """Replies that Graph took twice though that could be known."""
+    if evidence.is_definite:
+        return  # each is one too many
+    for twice in duplicates(evidence):
+        times = f"was taken {len(twice.calls)} times by Graph"
+        if evidence.has_echoes:
+            yield Violation("I5", reply_name(twice.reply), f"{times}, though all is told back")
+        elif twice.missing:
+            yield Violation("I5", reply_name(twice.reply), f"{times}: {twice.missing}")
+
+
+def wrong_order(evidence: Evidence) -> Iterator[Violation]:
+    """Replies of a lane that reached Graph in another order than theirs, or at the same time."""
+    lanes: dict[Lane, list[OutboxRow]] = defaultdict(list)
+    for row in sorted(evidence.rows.outbox, key=lambda row: row.ordinal):
+        lanes[row.page_id, row.lane].append(row)
+    for lane, rows in lanes.items():
+        first = [
+            (row, taken[0].accepted_order or 0)
+            for row in rows
+            if (taken := evidence.acceptances.get((row.page_id, row.reply_id)))
+        ]
+        for (before, its_order), (after, order) in pairwise(first):
+            if its_order > order:
+                why = f"reached Graph before {reply_name(before)} of the same lane"
+                yield Violation("I6", reply_name(after), why)
+        for earlier, later in pairwise(_by_event(evidence, rows)):
+            if earlier.ordinal > later.ordinal:
+                why = f"stands before the answers to an earlier event of {'/'.join(lane)}"
+                yield Violation("I6", reply_name(later), why)
+    yield from _overlaps(evidence)
+
+
+def _by_event(evidence: Evidence, rows: Sequence[OutboxRow]) -> list[OutboxRow]:
+    numbered = [
+        (event.number, row.ordinal, row)
+        for row in rows
+        if row.event_id is not None and (event := evidence.events.get((row.page_id, row.event_id)))
+    ]
+    return [row for *_, row in sorted(numbered, key=lambda each: each[:2])]
+
+
+def _overlaps(evidence: Evidence) -> Iterator[Violation]:
+    """Of a lane, a call that began while one went on to whose answer somebody listened."""
+    by_tag = {row.tag: (row.page_id, row.reply_id) for row in evidence.rows.attempts}
+    lane_of: dict[Key, Lane] = {
+        (row.page_id, row.reply_id): (row.page_id, row.lane) for row in evidence.rows.outbox
+    }
+    for key, calls in evidence.acceptances.items():
+        by_tag |= {f"#{call.serial}": key for call in calls}
+    latest: dict[Lane, GraphCall] = {}
+    for call in evidence.history.calls:
+        of = by_tag.get(call.tag or f"#{call.serial}")
+        if call.endpoint not in CALLS_THAT_SEND or of is None or of not in lane_of:
+            continue
+        lane = lane_of[of]
+        before = latest.get(lane)
+        if before and before.answer in TOLD and (before.ended_at or 0.0) > call.started_at:
+            why = f"two calls of it were under way at once, {before.serial} and {call.serial}"
+            yield Violation("I6", f"lane {'/'.join(lane)}", why)
+        latest[lane] = call
+
+
+def uncertain_ends(evidence: Evidence) -> Counter[str]:
+    """How the replies ended that were in doubt: `echo`, `readback`, `webhook`, `late_answer`,
+    `resend`, `parked`, `failed`, `expired`, or `open` where they have not.
+    """
+    return Counter(
+        _end(row)
+        for row in evidence.rows.outbox
+        if _was_in_doubt(row, evidence.attempts.get((row.page_id, row.reply_id), []))
+    )
+
+
+def _was_in_doubt(row: OutboxRow, attempts: Sequence[AttemptRow]) -> bool:
+    return (
+        row.uncertain_before
+        or row.state in ("uncertain", "parked")
+        or row.settled_by == "readback"
+        or any(attempt.verdict in IN_DOUBT for attempt in attempts)
+    )
+
+
+def _end(row: OutboxRow) -> str:
+    if row.state in UNSETTLED:
+        return "open"
+    if row.state != "sent":
+        return row.state
+    if row.settled_by == "response":
+        return "resend" if row.uncertain_before else "late_answer"
+    return row.settled_by or "unknown"

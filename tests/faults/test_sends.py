@@ -1,0 +1,209 @@
+"""Group D of the matrix, for sends: Graph fails, lies, is slow, refuses or is gone."""
+
+import asyncio
+import random
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from faults import sends
+from faults.evidence import Evidence
+from faults.history import GraphCall, OutboxRow
+from faults.load import play, stage
+from faults.rig import QUICK, Rig
+from faults.rows import every
+from faults.rows.sends import BLOCKED, THROTTLED
+from pagewire_simulator.meta import Echoes
+from pagewire_sync.sender import IN_FLIGHT_OF_A_PAGE
+from tests.support.striking import (
+    SMALL,
+    attempts,
+    befall,
+    broken,
+    evidence_on,
+    of_pages,
+    replies,
+    taken,
+)
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
+
+UNSETTLED = ("ready", "sending", "uncertain")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig() -> AsyncIterator[Rig]:
+    with tempfile.TemporaryDirectory(prefix="pagewire-sends-") as folder:
+        async with Rig(Path(folder), proxies=[("sync", "graph")], env=QUICK) as rig:
+            yield rig
+
+
+def not_taken_once(evidence: Evidence) -> list[OutboxRow]:
+    return [reply for reply in evidence.rows.outbox if len(taken(evidence, reply)) != 1]
+
+
+def looks(evidence: Evidence) -> list[GraphCall]:
+    return [call for call in evidence.history.calls if call.endpoint in sends.READS]
+
+
+def is_struck(call: GraphCall, *names: str) -> bool:
+    return call.endpoint in sends.CALLS_THAT_SEND and call.fault in names
+
+
+async def test_f50_a_send_that_fails_and_was_not_taken_is_looked_for_and_sent_again(
+    rig: Rig,
+) -> None:
+    evidence = await befall(rig, "F50", has_echoes=True)
+
+    assert broken(evidence) == []
+    assert not_taken_once(evidence) == []
+    assert sends.uncertain_ends(evidence)["resend"] >= 2
+
+
+async def test_f51_a_send_that_fails_and_was_taken_is_told_back_and_sent_no_more(rig: Rig) -> None:
+    evidence = await befall(rig, "F51", has_echoes=True)
+
+    assert broken(evidence) == []
+    assert not_taken_once(evidence) == []
+    ends = sends.uncertain_ends(evidence)
+    assert ends["echo"] + ends["webhook"] + ends["readback"] >= 2
+    assert ends["parked"] == 0
+
+
+async def test_f51_a_send_that_was_taken_and_is_never_told_back_is_found_by_looking(
+    rig: Rig,
+) -> None:
+    evidence = await befall(rig, "F51", draws=2, echo=Echoes(when="never"))
+
+    assert broken(evidence) == []
+    assert not_taken_once(evidence) == []
+    assert sends.uncertain_ends(evidence)["readback"] >= 1
+
+
+async def test_f52_reads_that_lag_less_than_the_second_look_waits_make_no_duplicate(
+    rig: Rig,
+) -> None:
+    evidence = await befall(rig, "F52")
+
+    assert broken(evidence) == []
+    assert sends.duplicates(evidence) == []
+    assert sends.uncertain_ends(evidence)["readback"] >= 1
+
+
+async def test_f53_what_never_left_is_sent_later_and_not_looked_for(rig: Rig) -> None:
+    evidence = await befall(rig, "F53", head_start=0.3, is_definite=True)
+
+    assert broken(evidence) == []
+    assert not_taken_once(evidence) == []
+    assert looks(evidence) == []
+    assert Counter(each.reason for each in evidence.rows.attempts)["connect_failed"] > 0
+
+
+async def test_f54_an_answer_that_cannot_be_read_proves_nothing(rig: Rig) -> None:
+    evidence = await befall(rig, "F54", draws=3, has_echoes=True)
+
+    assert broken(evidence) == []
+    assert not_taken_once(evidence) == []
+    assert sends.uncertain_ends(evidence)["parked"] == 0
+
+
+async def test_f57_a_page_without_a_token_is_left_alone_and_goes_on_when_it_has_one(
+    rig: Rig,
+) -> None:
+    evidence = await befall(rig, "F57")
+
+    assert broken(evidence) == []
+    assert not_taken_once(evidence) == []
+    struck = [call for call in evidence.history.calls if is_struck(call, *BLOCKED)]
+    refused_at = min(call.ended_at or 0.0 for call in struck)
+    assert len([call for call in struck if call.started_at > refused_at]) <= 3
+
+
+async def test_f58_a_reply_that_graph_refuses_is_asked_for_once_and_the_next_one_goes(
+    rig: Rig,
+) -> None:
+    evidence = await befall(rig, "F58", is_definite=True)
+
+    assert broken(evidence) == []
+    failed = replies(evidence, "failed")
+    assert len(failed) >= 3
+    assert {len(attempts(evidence, reply)) for reply in failed} == {1}
+    assert len(replies(evidence, "sent")) + len(failed) == len(evidence.rows.outbox)
+
+
+async def test_f59_a_page_whose_calls_hang_takes_no_room_of_another(rig: Rig) -> None:
+    evidence = await befall(rig, "F59", has_echoes=True)
+
+    assert broken(evidence) == []
+    assert not_taken_once(evidence) == []
+    slow = [call for call in evidence.history.calls if is_struck(call, "slow")]
+    (page,) = {call.page_id for call in slow}
+    begun = min(call.started_at for call in slow)
+    meanwhile = [
+        call
+        for call in evidence.history.accepted
+        if call.page_id != page
+        and begun < call.started_at < begun + float(QUICK["GRAPH_TIMEOUT_SECONDS"])
+    ]
+    assert 2 <= len(slow) <= IN_FLIGHT_OF_A_PAGE
+    assert meanwhile
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+async def test_f62_whenever_an_echo_comes_there_is_one_message_of_one_reply(
+    rig: Rig, draws: int
+) -> None:
+    evidence = await befall(rig, "F62", draws=draws)
+
+    assert broken(evidence) == []
+    assert sends.duplicates(evidence) == []
+    of_reply = {(row.page_id, row.mid): row.reply_id for row in evidence.rows.messages}
+    sent = [row for row in replies(evidence, "sent") if row.kind == "message"]
+    assert sent
+    assert [row for row in sent if of_reply.get((row.page_id, row.mid or "")) != row.reply_id] == []
+
+
+async def test_f87_a_name_that_cannot_be_resolved_is_nothing_sent(rig: Rig) -> None:
+    evidence = await befall(rig, "F87")
+
+    assert broken(evidence) == []
+    assert not_taken_once(evidence) == []
+    assert Counter(each.reason for each in evidence.rows.attempts)["connect_failed"] > 0
+
+
+async def test_f56_a_page_that_called_too_often_stops_and_no_other_does(rig: Rig) -> None:
+    """The last of this module: for a minute the page is left alone."""
+    on = await stage(rig, SMALL)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(every()["F56"].strike(rig, random.Random(1)))
+        tasks.create_task(play(rig, on, SMALL))
+
+    async def evidence_once_others_are_sent() -> Evidence:
+        while True:
+            evidence = await evidence_on(rig, on, has_echoes=True)
+            waiting = {row.page_id for row in replies(evidence, *UNSETTLED)}
+            done = len(evidence.rows.decisions) >= len(evidence.rows.events) > 0
+            if done and len(waiting) < 2:
+                return evidence
+            await asyncio.sleep(0.2)
+
+    evidence = await asyncio.wait_for(evidence_once_others_are_sent(), 40)
+
+    struck = [call for call in evidence.history.calls if is_struck(call, "http_429", *THROTTLED)]
+    (page,) = {call.page_id for call in struck}
+    told_at = min(call.ended_at or 0.0 for call in struck)
+    calls = [call for call in evidence.history.calls if call.page_id == page]
+    assert page is not None
+    assert [call for call in calls if call.started_at > told_at + 0.1] == []
+    assert replies(of_pages(evidence, frozenset({page})), "ready")
+    others = of_pages(evidence, frozenset(account.id for account in on.pages) - {page})
+    assert broken(others) == []
+    assert not_taken_once(others) == []
