@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import runpy
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -27,7 +27,7 @@ class Bug:
 
     service: str
     row: str
-    told_by: Collection[str]
+    told_by: frozenset[str]
     plant: Plant
 
 
@@ -53,12 +53,17 @@ def ack_before_commit() -> None:
     from pagewire.store.v1.ingest_service_pb2 import DeliveryResult
     from pagewire_webhook.ingesting import Ingesting
 
-    store, going = Ingesting.store, set()
+    store = Ingesting.store
+    going: set[asyncio.Task[DeliveryResult]] = set()
+
+    def forget(ended: asyncio.Task[DeliveryResult]) -> None:
+        ended.exception()
+        going.discard(ended)
 
     async def at_once(self: Ingesting, *given: Any, **named: Any) -> DeliveryResult:
         task = asyncio.create_task(store(self, *given, **named))
         going.add(task)
-        task.add_done_callback(lambda ended: (going.discard(ended), ended.exception()))
+        task.add_done_callback(forget)
         return DeliveryResult()
 
     _replace(Ingesting, "store", at_once)
@@ -70,20 +75,6 @@ def refusal_is_an_error() -> None:
     from pagewire_webhook import receiving
 
     _replace(receiving, "_UNAVAILABLE", receiving.answer(500))
-
-
-@bug("webhook", "F08", "I13")
-def log_names_people() -> None:
-    """The log says whose events are decided."""
-    from pagewire_webhook import dispatcher
-
-    to_evaluate = dispatcher._to_evaluate
-
-    def told(lane: Any) -> Any:
-        dispatcher.log.warning("deciding", lane=lane.ref.lane)
-        return to_evaluate(lane)
-
-    _replace(dispatcher, "_to_evaluate", told)
 
 
 # The store: taking events, and deciding.
@@ -119,7 +110,7 @@ def dedupe_in_memory() -> None:
     )
 
 
-@bug("store", "F07", "I7", "I9")
+@bug("store", "F07", "I7")
 def nobody_takes_over() -> None:
     """A lane whose dispatcher died stays that one's for ever."""
     from pagewire_store import claiming
@@ -127,13 +118,29 @@ def nobody_takes_over() -> None:
     _reword(claiming._LEASE, "(lease_until is null or lease_until <= now())", "lease_until is null")
 
 
+@bug("store", "F77", "I7")
+def lease_by_own_clock() -> None:
+    """Whether a lane's lease is over is told by this process's clock."""
+    from pagewire_runtime.clock import WALL
+    from pagewire_store import claiming
+    from pagewire_store.trips import Said, Statement
+
+    class ByOwnClock(Statement):
+        def said(self, *values: bytes) -> Said:
+            now = f"to_timestamp({WALL.seconds()})"
+            sql = usual.sql.decode().replace("lease_until <= now()", f"lease_until <= {now}")
+            return Statement(sql, self.types).said(*values)
+
+    usual = claiming._LEASE
+    assert b"lease_until <= now()" in usual.sql  # else it plants nothing
+    _replace(claiming, "_LEASE", ByOwnClock(usual.sql.decode(), usual.types))
+
+
 @bug("store", "F10", "I3")
 def replies_are_committed_apart() -> None:
     """A decision is committed before its replies are."""
     from pagewire_store import committing
-    from pagewire_store.trips import BEGIN, COMMIT, trip
-
-    ended = committing.ended
+    from pagewire_store.trips import BEGIN, COMMIT, ended, trip
 
     async def in_two(connection: Any, *said: Any) -> Any:
         replies = [each for each in said if each.statement is committing._ENQUEUE._statement]
@@ -194,14 +201,14 @@ def marked_after_the_send() -> None:
     _replace(outbox, "claim", unmarked)
 
 
-@bug("store", "F50", "I6")
-def many_of_a_lane_at_once() -> None:
-    """A reply goes out while one before it in its lane is on its way, or in doubt."""
+@bug("store", "F53", "I6")
+def what_waits_is_overtaken() -> None:
+    """A reply that is to be sent later lets the next one of its lane go before it."""
     from pagewire_store import outbox
 
-    _reword(
-        outbox._CLAIM, "and e.state in ('ready', 'sending', 'uncertain')", "and e.state = 'ready'"
-    )
+    unsettled = "e.state in ('ready', 'sending', 'uncertain')"
+    is_due = "(e.not_before is null or e.not_before <= now())"
+    _reword(outbox._CLAIM, unsettled, f"{unsettled} and {is_due}")
 
 
 @bug("store", "F52", "I5")
@@ -213,7 +220,7 @@ def one_clean_look() -> None:
     _replace(settling, "clean_look", lambda looks_before: Signal.LAST_CLEAN_LOOK)
 
 
-@bug("store", "F62", FIGURE)
+@bug("store", "F51", FIGURE)
 def echoes_are_not_bound() -> None:
     """What is told back is never joined to the reply that it is of."""
     from pagewire_store import echoes
@@ -264,6 +271,23 @@ def later_is_never() -> None:
     from pagewire_sync.failures import Failure
 
     outcomes._VERDICTS[Failure.THROTTLED] = Verdict.VERDICT_REFUSED
+
+
+# Last, for a log keeps what was once written into it.
+
+
+@bug("webhook", "F08", "I13")
+def log_names_people() -> None:
+    """The log says whose events are decided."""
+    from pagewire_webhook import dispatcher
+
+    to_evaluate = dispatcher._to_evaluate
+
+    def told(lane: Any) -> Any:
+        dispatcher.log.warning("deciding", lane=lane.ref.lane)
+        return to_evaluate(lane)
+
+    _replace(dispatcher, "_to_evaluate", told)
 
 
 def _replace(owner: Any, name: str, by: Any) -> None:

@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from enum import Enum, auto
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
-from psycopg.abc import Query
 
 from pagewire_cli.embedded import EmbeddedPostgres, EmbeddedServer
 
@@ -88,7 +88,9 @@ class Postgres(Server):
         assert isinstance(found, int)
         return found
 
-    async def ask(self, query: Query, values: Sequence[object] = ()) -> object:
+    async def ask(
+        self, query: LiteralString | sql.SQL | sql.Composed, values: Sequence[object] = ()
+    ) -> object:
         """The first value that the superuser is answered, None where there is no row."""
         connection = await psycopg.AsyncConnection.connect(
             self.url, autocommit=True, options="-c default_transaction_read_only=off"

@@ -32,7 +32,8 @@ class Struck:
     """What a row did, and what a check is to allow for it.
 
     `kills` counts deaths of processes; `recoveries` are seconds from a death to the next life's
-    readiness, by process. `poisoned` and `blocked` are as in `Evidence`, `slowest` as in `Bounds`.
+    readiness, by process, and of `postgres` from its return to the first 200. `poisoned` and
+    `blocked` are as in `Evidence`, `slowest` as in `Bounds`.
     """
 
     kills: int = 0

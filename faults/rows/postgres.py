@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 import psycopg
@@ -18,13 +19,16 @@ from psycopg import sql
 
 from faults.evidence import Lane
 from faults.postgres import Lost
-from faults.rig import SERVICES, Rig
+from faults.rig import Rig
 from faults.rows import Struck, row
 from faults.servers import Stop
 from faults.shown import shown
 from pagewire.store.v1.operation_service_pb2 import ListQuarantinedRequest
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire_runtime.auth import parse_service_tokens
+
+if TYPE_CHECKING:
+    from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceAsyncStub
 
 WITHIN = 30.0
 """Seconds for what must happen by itself, on a busy machine."""
@@ -159,13 +163,16 @@ async def transactions_collide(rig: Rig, draw: random.Random) -> Struck:
 async def too_many_connections(rig: Rig, draw: random.Random) -> Struck:
     """Others take all connections while every service starts anew."""
     names = [name for name in rig.system.supervisor.processes if name != "simulator"]
-    kills, recoveries = 0, {name: () for name in names}
+    kills = 0
+    recoveries: dict[str, tuple[float, ...]] = dict.fromkeys(names, ())
     for _ in range(draw.randint(1, 5)):
         await asyncio.gather(*map(rig.kill, names))
         async with crowd(rig):
             await asyncio.sleep(1)
         seconds = await asyncio.gather(*(rig.back(name, WITHIN) for name in names))
-        recoveries = {n: (*recoveries[n], s) for n, s in zip(names, seconds, strict=True)}
+        recoveries = {
+            name: (*recoveries[name], took) for name, took in zip(names, seconds, strict=True)
+        }
         kills += len(names)
     return Struck(kills, recoveries)
 
@@ -195,7 +202,7 @@ async def with_slow_reads(rig: Rig, seconds: float) -> list[grpc.StatusCode]:
     answers: list[grpc.StatusCode] = []
     lock = sql.SQL("lock table quarantine in access exclusive mode")
 
-    async def read(store: OperationServiceStub, until: float) -> None:
+    async def read(store: OperationServiceAsyncStub, until: float) -> None:
         while time.monotonic() < until:
             try:
                 await store.ListQuarantined(ListQuarantinedRequest(), metadata=metadata, timeout=5)
@@ -206,7 +213,8 @@ async def with_slow_reads(rig: Rig, seconds: float) -> list[grpc.StatusCode]:
     target = rig.system.addresses["store"]
     async with locked(rig, lock), grpc.aio.insecure_channel(target) as channel:
         until = time.monotonic() + seconds
-        await asyncio.gather(*(read(OperationServiceStub(channel), until) for _ in range(READERS)))
+        store: OperationServiceAsyncStub = OperationServiceStub(channel)
+        await asyncio.gather(*(read(store, until) for _ in range(READERS)))
     return answers
 
 

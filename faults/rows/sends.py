@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from faults.gathering import bounds_of
@@ -26,8 +26,8 @@ WITHIN = 20.0
 """Seconds for the load to bring about what a row waits for."""
 LEAST = 3
 """So many sends meet a fault."""
-RECENT = 20
-"""Events back that a page counts as lively."""
+RECENT = 5
+"""So many events tell which pages are lively."""
 BLOCKED_SECONDS = 1.0
 """For which a page is left without a good token."""
 
@@ -40,7 +40,8 @@ BLOCKED = ("token_expired", "token_password_changed", "permission")
 
 async def meet(rig: Rig, *scripts: Script, least: int = LEAST) -> list[CallRecord]:
     """Has sends meet the scripts until so many did: these. Raises TimeoutError: too few came."""
-    before, met = (await rig.meta.summary()).calls, []
+    before = (await rig.meta.summary()).calls
+    met: list[CallRecord] = []
     await rig.meta.faults(*scripts)
     try:
         async with asyncio.timeout(WITHIN):
@@ -59,12 +60,19 @@ def on_sends(fault: str, **more: bool | float | str) -> list[Script]:
     return [Script(fault=fault, endpoint=endpoint, **more) for endpoint in SENDS]  # type: ignore[arg-type]
 
 
+def one_by_one(faults: Sequence[str], draw: random.Random, **more: bool) -> list[Script]:
+    """Each fault once for each way of sending, one call after the other."""
+    drawn = draw.sample(faults, len(faults))
+    return [script for fault in drawn for script in on_sends(fault, count=1, **more)]
+
+
 async def lively(rig: Rig, draw: random.Random) -> AccountView:
-    """An account on which something happened just now. Raises TimeoutError: nothing happens."""
+    """An account on which something happens now. Raises TimeoutError: nothing happens."""
+    before = len(await rig.meta.events())
     async with asyncio.timeout(WITHIN):
-        while not (events := await rig.meta.events()):
+        while len(events := (await rig.meta.events())[before:]) < RECENT:
             await asyncio.sleep(0.05)
-    name = draw.choice(sorted({event.account_id for event in events[-RECENT:]}))
+    name = draw.choice(sorted({event.account_id for event in events}))
     return next(account for account in await rig.meta.accounts() if account.id == name)
 
 
@@ -104,14 +112,14 @@ async def echoing(rig: Rig, echoes: Echoes) -> AsyncIterator[None]:
 @row("F50", weight="graph")
 async def sends_fail(rig: Rig, draw: random.Random) -> Struck:
     """Sends are answered by 500, 502, 503, code 1 or 2, and were not taken."""
-    await meet(rig, *on_sends(draw.choice(REFUSING), created=False))
+    await meet(rig, *one_by_one(REFUSING, draw, created=False), least=len(REFUSING))
     return Struck()
 
 
 @row("F51", weight="graph")
 async def sends_fail_and_are_taken(rig: Rig, draw: random.Random) -> Struck:
     """Sends are answered by 500, 502, 503, code 1 or 2, and were taken all the same."""
-    await meet(rig, *on_sends(draw.choice(CREATING), created=True))
+    await meet(rig, *one_by_one(CREATING, draw, created=True), least=len(CREATING))
     return Struck()
 
 
@@ -147,8 +155,7 @@ async def graph_refuses_connections(rig: Rig, draw: random.Random) -> Struck:
 @row("F54", weight="graph")
 async def answers_are_broken(rig: Rig, draw: random.Random) -> Struck:
     """Answers to sends end in the middle, or are empty, no JSON, or none at all."""
-    for fault in draw.sample(BROKEN, 2):
-        await meet(rig, *on_sends(fault), least=2)
+    await meet(rig, *one_by_one(BROKEN, draw), least=len(BROKEN))
     return Struck()
 
 
@@ -210,9 +217,8 @@ async def echoes_come_otherwise(rig: Rig, draw: random.Random) -> Struck:
         Echoes(when="twice"),
         Echoes(metadata=True, tag="pw1.AAAAAAAAAAAAAAAAAAAAAA"),
     ]
-    for echoes in draw.sample(otherwise, 2):
-        async with echoing(rig, echoes):
-            await meet(rig, *on_sends("lost", probability=0.5), least=2)
+    async with echoing(rig, draw.choice(otherwise)):
+        await meet(rig, *on_sends("lost", probability=0.5), least=2)
     return Struck()
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -350,3 +351,27 @@ async def test_an_exception_that_nobody_waits_for_any_more_makes_no_noise() -> N
     gc.collect()
 
     assert noise == []
+
+
+class Item:
+    """Something that a weak reference can be had of."""
+
+
+@pytest.mark.parametrize("poison", [Unavailable("the database"), ValueError("poisoned")])
+async def test_a_failure_keeps_nothing_alive_that_it_passed(poison: Exception) -> None:
+    async def fail(_: list[Item]) -> Sequence[None]:
+        raise poison
+
+    coalescer = Coalescer(fail, max_items=10)
+    items = [Item() for _ in range(3)]
+    kept = [weakref.ref(item) for item in items]
+    gc.disable()
+    try:
+        await asyncio.gather(*map(coalescer.submit, items), return_exceptions=True)
+        items.clear()
+        poison.__traceback__ = None  # of the one object that each was given
+        await asyncio.sleep(0)
+
+        assert [each() for each in kept] == [None] * 3
+    finally:
+        gc.enable()

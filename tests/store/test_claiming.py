@@ -207,6 +207,23 @@ async def test_the_death_of_a_dispatcher_counts_on_the_first_event_of_its_lane_a
     ) == [(1, False, "dispatcher_died"), (0, True, None)]
 
 
+async def test_what_a_dead_dispatcher_held_is_handed_out_lane_by_lane_before_anything_else(
+    ingestor: Ingestor, claims: Claims, database: Database
+) -> None:
+    await send(ingestor, "5", "3")
+    await claim(claims, owner="dispatcher-1")
+    await lapse(database)
+    await send(ingestor, "9", "1")
+
+    claimed = [lanes_of(await claim(claims, owner="dispatcher-2")) for _ in range(3)]
+
+    assert claimed == [["person:5"], ["person:3"], ["person:9", "person:1"]]
+    assert await database.rows("select attempts from event order by number") == [
+        *[(1,), (1,)],
+        *[(0,), (0,)],
+    ]
+
+
 async def test_a_lease_that_ended_in_an_outage_counts_against_nobody(
     ingestor: Ingestor, claims: Claims, database: Database
 ) -> None:

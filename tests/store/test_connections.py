@@ -127,6 +127,25 @@ async def test_a_connection_that_fails_to_be_made_holds_no_place() -> None:
             await backend(nowhere)
 
 
+async def test_after_one_that_failed_no_other_is_tried_for_a_moment() -> None:
+    tries = 0
+
+    async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        writer.close()
+
+    async with await asyncio.start_server(refusing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"postgresql://a@127.0.0.1:{port}/a?sslmode=disable"
+        away = Connections(url, 4, {}, refused_for=60)
+        for _ in range(3):
+            with pytest.raises(psycopg.OperationalError):
+                await backend(away)
+
+    assert tries == 1
+
+
 async def test_who_finds_none_free_is_told_so_soon(one: Connections) -> None:
     async with one.handed_out():
         with pytest.raises(NoneFree):

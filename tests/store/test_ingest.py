@@ -26,6 +26,7 @@ from pagewire.type.v1.event_pb2 import (
     CommentDetail,
     Event,
 )
+from pagewire_runtime import faults
 from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_store.connections import Driver
 from pagewire_store.database import Pools, open_pools
@@ -359,6 +360,22 @@ class holding:  # reads as a verb
 
     async def __aexit__(self, *_: object) -> None:
         await self._connection.close()
+
+
+async def test_who_goes_while_its_delivery_is_on_its_way_holds_no_lane_from_then_on(
+    database_url: str, ingestor: Ingestor
+) -> None:
+    await ingestor.ingest([delivery(message("m_1"))])
+    async with holding(database_url, PAGE, f"person:{PERSON}"):
+        with faults.armed("store.ingest.begun=sleep:300ms"):
+            gone = asyncio.create_task(ingestor.ingest([delivery(message("m_2"))]))
+            await asyncio.sleep(0.15)
+            gone.cancel()
+            await asyncio.sleep(0.5)
+
+    (result,) = await ingestor.ingest([delivery(message("m_3"))])
+
+    assert result.state == DELIVERY_STATE_STORED
 
 
 @pytest.mark.parametrize("new", [False, True], ids=["known lane", "lane being made"])

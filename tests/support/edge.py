@@ -19,7 +19,7 @@ from pagewire.store.v1.ingest_service_pb2 import (
     IngestResponse,
 )
 from tests.support.rawhttp import Answer, exchange, request
-from tests.support.upstreams import SERVICE_TOKENS, running_upstream
+from tests.support.upstreams import SERVICE_TOKENS, Upstream, running_upstream
 
 APP_SECRET = "app-secret-0123456789"
 PREVIOUS_SECRET = "previous-secret-0123456789"
@@ -54,9 +54,10 @@ def message(number: int) -> bytes:
 
 @dataclass
 class Edge:
-    """A running process: its port, what reached the store, and what it logged."""
+    """A running process: what it calls, what was stored there, its port, and what it logged."""
 
     process: asyncio.subprocess.Process
+    upstream: Upstream
     stored: list[bytes]
     port: int = 0
     memory_at_rest: int = 0
@@ -128,7 +129,7 @@ async def running_edge(
             },
             stderr=asyncio.subprocess.PIPE,
         )
-        edge = Edge(process, stored)
+        edge = Edge(process, upstream, stored)
         reading = asyncio.create_task(edge.read_log())
         try:
             await edge.until_ready()

@@ -311,9 +311,7 @@ class FakeOutbox:
             row.accept(result.found_mid or result.ambiguous_mid)
         elif (
             result.tag != row.reply.tag or row.state != "uncertain" or row.look_lease_until is None
-        ):
-            return
-        elif result.HasField("clean_looks") and result.clean_looks != row.clean_looks:
+        ) or (result.HasField("clean_looks") and result.clean_looks != row.clean_looks):
             return
         elif found == "clean":
             row.not_found(self._now())

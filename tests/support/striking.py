@@ -13,7 +13,7 @@ from faults.gathering import evidence_of
 from faults.history import AttemptRow, GraphCall, OutboxRow
 from faults.load import Load, Stage, play, stage
 from faults.rig import Rig
-from faults.rows import every
+from faults.rows import Struck, every
 from pagewire_simulator.meta import Echoes
 
 T = TypeVar("T")
@@ -45,15 +45,20 @@ async def befall(
         for page in on.pages:
             await rig.meta.change_account(page.id, echo=echo)
     async with asyncio.TaskGroup() as tasks:
-        strike = tasks.create_task(every()[name].strike(rig, random.Random(draws)))
+        striking = tasks.create_task(strike(rig, name, draws))
         await asyncio.sleep(head_start)
         tasks.create_task(play(rig, on, load))
     await rig.calm()
     await rig.quiet(quiet_within)
-    return await evidence_on(rig, on, strike.result(), **fields)
+    return await evidence_on(rig, on, striking.result(), **fields)
 
 
-async def evidence_on(rig: Rig, on: Stage, *struck: Any, **fields: Any) -> Evidence:
+async def strike(rig: Rig, name: str, draws: int = 1) -> Struck:
+    """The row befalls the rig; `draws` seeds it."""
+    return await every()[name].strike(rig, random.Random(draws))
+
+
+async def evidence_on(rig: Rig, on: Stage, *struck: Struck, **fields: Any) -> Evidence:
     """What is known of these pages."""
     evidence = await evidence_of(rig, on, struck, env=rig.system.env, **fields)
     return of_pages(evidence, frozenset(page.id for page in on.pages))
@@ -63,6 +68,13 @@ def of_pages(evidence: Evidence, pages: frozenset[str]) -> Evidence:
     """The evidence without what is of other pages, so that each test answers for its own."""
     history, rows = evidence.history, evidence.rows
     happened = tuple(event for event in history.happened if event.page_id in pages)
+    left: dict[str, Any] = {
+        part.name: tuple(each for each in found if each.page_id in pages)
+        for part in dataclasses.fields(rows)
+        if isinstance(found := getattr(rows, part.name), tuple)
+        and found
+        and hasattr(found[0], "page_id")
+    }
     refs = {event.ref for event in happened}
     return dataclasses.replace(
         evidence,
@@ -72,16 +84,7 @@ def of_pages(evidence: Evidence, pages: frozenset[str]) -> Evidence:
             delivered=tuple(post for post in history.delivered if refs.issuperset(post.refs)),
             calls=tuple(call for call in history.calls if call.page_id in pages),
         ),
-        rows=dataclasses.replace(
-            rows,
-            **{
-                part.name: tuple(each for each in found if each.page_id in pages)
-                for part in dataclasses.fields(rows)
-                if isinstance(found := getattr(rows, part.name), tuple)
-                and found
-                and hasattr(found[0], "page_id")
-            },
-        ),
+        rows=dataclasses.replace(rows, **left),
     )
 
 

@@ -29,6 +29,7 @@ from pagewire_runtime.auth import Caller, caller, parse_service_tokens
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Refusal
 from pagewire_runtime.serving import Server, serving
+from pagewire_webhook.main import MESSAGE_BYTES
 from pagewire_webhook.operator import openapi
 from pagewire_webhook.operator.app import REPEATABLE, Upstreams, operations_of, operator_app
 
@@ -137,7 +138,11 @@ async def running_upstream() -> AsyncIterator[tuple[Upstream, Upstreams]]:
     }
     tokens = parse_service_tokens(SERVICE_TOKENS)
     async with serving(
-        "127.0.0.1:0", upstream.register, tokens=tokens, method_roles=roles
+        "127.0.0.1:0",
+        upstream.register,
+        tokens=tokens,
+        method_roles=roles,
+        max_message_bytes=MESSAGE_BYTES,
     ) as server:
         upstream.server = server
         target = f"127.0.0.1:{server.port}"

@@ -604,6 +604,43 @@ async def test_several_batches_are_decided_at_once_but_no_more_than_the_pace_all
     assert (under_way, claims) == (2, 2)
 
 
+async def test_a_lane_whose_event_has_failed_is_decided_before_others_are_claimed(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    rules.gate.clear()
+    suspect = a_lane("person:1", "e1")
+    suspect.events[0].attempts = 1
+    for lane in (suspect, a_lane("person:2", "e2")):
+        store.lanes.put_nowait([lane])
+
+    async with dispatching(store, rules, pace(alone_seconds=60)):
+        await rules.called.get()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        claims = store.claims
+        rules.gate.set()
+        for _ in range(2):
+            await store.commits.get()
+
+    assert claims == 1
+
+
+async def test_a_lane_whose_event_has_failed_holds_others_up_for_its_time_alone(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    rules.gate.clear()
+    suspect = a_lane("person:1", "e1")
+    suspect.events[0].attempts = 1
+    for lane in (suspect, a_lane("person:2", "e2")):
+        store.lanes.put_nowait([lane])
+
+    async with dispatching(store, rules, pace(alone_seconds=0)):
+        await rules.called.get()
+        await rules.called.get()
+
+    assert [request[0].event.key for request in rules.requests] == ["e1", "e2"]
+
+
 async def test_a_slow_batch_holds_up_no_other(store: FakeStore, rules: FakeRules) -> None:
     rules.gate.clear()
     store.lanes.put_nowait([a_lane("person:1", "e1")])

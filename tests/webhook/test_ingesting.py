@@ -363,10 +363,11 @@ async def test_it_is_full_when_as_much_is_under_way_as_is_borne(store: FakeStore
 
 
 async def test_it_is_full_when_too_many_bytes_wait(store: FakeStore) -> None:
-    ingesting = Ingesting(store, waiting_max_bytes=1_010)
+    one = delivery("a", body=b"x" * 1_000)
+    ingesting = Ingesting(store, waiting_max_bytes=len(framed(one)))
     store.gate.clear()
 
-    tasks = started(ingesting, delivery("a", body=b"x" * 990))
+    tasks = started(ingesting, one)
     await asyncio.sleep(0)
     within = ingesting.is_full
     store.gate.set()

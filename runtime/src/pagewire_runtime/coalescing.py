@@ -71,7 +71,10 @@ class Coalescer(Generic[T, R]):
         if len(self._flushers) < self._max_flushers:
             # In a context of its own: a batch must not run under its first caller's deadline.
             self._flushers.add(loop.create_task(self._run(), context=contextvars.Context()))
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer  # see _settle
 
     async def close(self) -> None:
         """Takes nothing more, and returns once everything queued has its answer."""
@@ -117,28 +120,38 @@ class Coalescer(Generic[T, R]):
         return batch
 
     async def _settle(self, batch: list[_Waiting[T, R]]) -> None:
+        """Gives each its outcome.
+
+        No frame that an error passes may keep its future: the two would keep each other, and all
+        that the frames hold, until garbage is collected. In an outage that would be the memory.
+        """
         try:
-            _give(batch, await self._answers(batch))
+            _give(batch, await self._answers([item for item, _, _ in batch]))
         except Exception as error:
             if len(batch) == 1 or _everybodys(error):
                 _give(batch, [error] * len(batch))
             else:
                 await self._settle_singly(batch)
+        finally:
+            del batch
 
     async def _settle_singly(self, batch: list[_Waiting[T, R]]) -> None:
-        for at, waiting in enumerate(batch):
+        left = [*batch]
+        del batch
+        while left:
             try:
-                _give([waiting], await self._answers([waiting]))
+                _give(left[:1], await self._answers([left[0][0]]))
             except Exception as error:
-                sharing = batch[at:] if _everybodys(error) else [waiting]
-                _give(sharing, [error] * len(sharing))
-                if len(sharing) > 1:
-                    break
+                sharing = len(left) if _everybodys(error) else 1
+                _give(left[:sharing], [error] * sharing)
+                del left[1:sharing]
+            finally:
+                del left[0]
 
-    async def _answers(self, batch: list[_Waiting[T, R]]) -> Sequence[R | Exception]:
-        answers = await self._flush([item for item, _, _ in batch])
-        if len(answers) != len(batch):
-            raise RuntimeError(f"flush answered {len(answers)} of {len(batch)} items")
+    async def _answers(self, items: list[T]) -> Sequence[R | Exception]:
+        answers = await self._flush(items)
+        if len(answers) != len(items):
+            raise RuntimeError(f"flush answered {len(answers)} of {len(items)} items")
         return answers
 
 

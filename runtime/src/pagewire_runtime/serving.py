@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import ipaddress
 import os
@@ -29,6 +30,10 @@ from pagewire_runtime.tls import Tls
 from pagewire_runtime.watchdog import watching
 
 log = get_logger(__name__)
+
+_M_MMAP_THRESHOLD = -3
+"""As in malloc.h of glibc."""
+_LARGE_BLOCK_BYTES = 256 * 1024
 
 _REFLECTION = f"/{grpc_reflection.SERVICE_NAME}/ServerReflectionInfo"
 
@@ -181,6 +186,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
     """
     _leave_no_core()
     _collect_seldom()
+    _give_back_large_blocks()
     sys.exit(_exit_code(main))
 
 
@@ -201,6 +207,16 @@ def _collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+
+
+def _give_back_large_blocks() -> None:
+    """Has the C library map what is large, and so give it back as soon as it is freed.
+
+    Left alone glibc takes to keeping blocks of the largest size that it has seen: after eight
+    bodies of 4 MiB at once a process was 140 MiB large for good, so it is 43.
+    """
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def _exit_code(main: Callable[[], Coroutine[Any, Any, None]]) -> int:

@@ -48,22 +48,28 @@ MAX_BYTES = 6 * 2**20
 
 # Leases due lanes, the longest waiting first. The database's clock alone says what is due. A lane
 # whose lease has ended by itself is deserted: its holder died. One who lives, and could not reach
-# us for so long, claims it again itself.
+# us for so long, claims it again itself. A deserted lane is handed out before others and alone: the
+# event that killed its holder kills the next one alone, and is blamed alone.
 _LEASE = Statement(
     """
     with due as (
-        select page_id, lane, lease_until is not null and lease_owner <> $2 as deserted
+        select page_id, lane, pending_since,
+            lease_until is not null and lease_owner <> $2 as deserted
         from lane
         where pending > 0
             and (lease_until is null or lease_until <= now())
             and (blocked_until is null or blocked_until <= now())
         order by pending_since limit $1 for update skip locked),
+    chosen as (
+        select page_id, lane, deserted from due
+        order by deserted desc, pending_since
+        limit case when (select bool_or(deserted) from due) then 1 else $1 end),
     leased as (
         update lane l set
             epoch = l.epoch + 1, lease_owner = $2,
             lease_until = clock_timestamp() + $3 * interval '1 microsecond'
-        from due where l.page_id = due.page_id and l.lane = due.lane
-        returning l.page_id, l.lane, l.epoch, due.deserted, l.pending_since)
+        from chosen where l.page_id = chosen.page_id and l.lane = chosen.lane
+        returning l.page_id, l.lane, l.epoch, chosen.deserted, l.pending_since)
     select page_id, lane, epoch, deserted from leased order by pending_since, page_id, lane
     """,
     [BIGINT.element_oid, TEXT.element_oid, BIGINT.element_oid],

@@ -21,6 +21,9 @@ Driver: TypeAlias = psycopg.AsyncConnection[Any]
 
 PATIENCE = 0.25
 """Seconds that one waits for a connection."""
+REFUSED_FOR = 0.2
+"""Seconds in which no other is tried after one could not be made: else each webhook of an outage
+would try thrice, and all at once fall upon a server that comes back."""
 
 
 class NoneFree(Exception):
@@ -30,13 +33,22 @@ class NoneFree(Exception):
 class Connections:
     """Up to `size` connections to one PostgreSQL, made when they are needed."""
 
-    def __init__(self, url: str, size: int, connecting: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        url: str,
+        size: int,
+        connecting: Mapping[str, Any],
+        *,
+        refused_for: float = REFUSED_FOR,
+    ) -> None:
         """`url` and `connecting` as libpq reads them."""
         self.size = size
         self._url = url
         self._connecting = connecting
         self._free = asyncio.Semaphore(size)
         self._idle: list[Driver] = []
+        self._refused_for = refused_for
+        self._refused_until = 0.0
 
     @contextlib.asynccontextmanager
     async def handed_out(self) -> AsyncIterator[Driver]:
@@ -68,7 +80,14 @@ class Connections:
             await self._idle.pop().close()
 
     async def _connected(self) -> Driver:
-        return await psycopg.AsyncConnection.connect(self._url, **self._connecting)
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._refused_until:
+            raise psycopg.OperationalError("a connection could not be made a moment ago")
+        try:
+            return await psycopg.AsyncConnection.connect(self._url, **self._connecting)
+        except psycopg.OperationalError:
+            self._refused_until = loop.time() + self._refused_for
+            raise
 
     async def _undo(self, connection: Driver) -> None:
         """Rolls back, or ends a connection that can't; a lost one is seldom the only one."""

@@ -137,6 +137,7 @@ class Ingestor:
         self._patience = patience
         self._places = count()
         self._waiting: dict[int, _Wait] = {}
+        self._present: set[int] = set()  # a caller may go while its delivery is on its way
         self._flights: list[_Flight] = []
         self._batches: Coalescer[Parcel, DeliveryResult | Held] = Coalescer(
             self._flush,
@@ -164,11 +165,13 @@ class Ingestor:
 
     async def _deliver(self, waiting: Parcel) -> DeliveryResult:
         waiting = replace(waiting, place=next(self._places))
+        self._present.add(waiting.place)
         try:
             result = await self._stored_or_busy(waiting)
         except psycopg.Error as error:
             result = _refused(error)
         finally:
+            self._present.discard(waiting.place)
             self._waiting.pop(waiting.place, None)
         _deliveries.labels(_STATES[result.state]).inc()
         return result
@@ -225,7 +228,9 @@ class Ingestor:
             held = kept(waiting) or _behind(waiting, first)
             if held is not None:
                 stays[waiting.place] = held
-                wait = self._waiting[waiting.place] = _Wait(waiting.lanes, held.until)
+                wait = _Wait(waiting.lanes, held.until)
+                if waiting.place in self._present:
+                    self._waiting[waiting.place] = wait
                 first.update((lane, (waiting.place, wait)) for lane in wait.lanes - first.keys())
         return stays
 

@@ -149,9 +149,8 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._is_whole:
             self._forget()
-            self.due = None
-            if self.cycle.response_complete:  # before all of it had come: uvicorn waits no more
-                self._expect(self.timeout_keep_alive)
+            if not self.flow.write_paused:
+                self._is_our_turn()
         elif not self.transport.is_closing():
             self._is_unfinished()
 
@@ -217,6 +216,11 @@ class Connection(HttpToolsProtocol):
             and cycle.more_body
             and not cycle.response_started
         )
+
+    def _is_our_turn(self) -> None:
+        self.due = None
+        if self.cycle.response_complete:  # before all of it had come: uvicorn waits no more
+            self._expect(self.timeout_keep_alive)
 
     def _is_unfinished(self) -> None:
         if not self.unfinished_bytes:

@@ -92,6 +92,8 @@ class Pace:
     batches: int = 4
     lanes: int = 64
     heartbeat_seconds: float = 2.0
+    alone_seconds: float = 1.0
+    """For a lane whose first event failed, or a dispatcher died of it, before more is claimed."""
     claim_ends_seconds: float = 1.5
     """For a claim under way at the end to hand over what it has leased; it waits for 1 s."""
 
@@ -123,6 +125,9 @@ class Dispatcher:
                 self._hold(claimed)
                 task = tasks.create_task(self._decide(claimed))
                 task.add_done_callback(lambda _: room.release())
+                if _has_failed(claimed):
+                    # If this process dies of it, it dies of nothing else.
+                    await asyncio.wait([task], timeout=self.pace.alone_seconds)
 
     async def _claim(self) -> Sequence[ClaimedLane]:
         request = lanes_pb.ClaimLanesRequest(
@@ -253,6 +258,11 @@ class Dispatcher:
             if (held := self._leases.get(key)) and held.epoch == lane.ref.epoch:
                 del self._leases[key]
         _held.set(len(self._leases))
+
+
+def _has_failed(claimed: Iterable[ClaimedLane]) -> bool:
+    """Whether an event that is first of its lane failed before, or a dispatcher died with it."""
+    return any(lane.events and lane.events[0].attempts for lane in claimed)
 
 
 def _named(claimed: Iterable[ClaimedLane]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
@@ -35,6 +36,7 @@ _LEAST_CALL_SECONDS = 0.3
 _CALL_MAX_BYTES = 8 * 2**20
 _CALL_MAX_DELIVERIES = 500
 _WAITING_MAX_BYTES = 48 * 2**20
+_FAILED_MAX_BYTES = 8 * 2**20
 _FIRST_BACKOFF_SECONDS = 0.02
 _LAST_BACKOFF_SECONDS = 0.2
 
@@ -95,6 +97,7 @@ class Ingesting:
         self._waiting_max_bytes = waiting_max_bytes
         self._waiting_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it is a system call
+        self._failed_bytes = 0
         self._held = HeldLanes()
         self._first_line = _line(self._try_first)
         self._slow_line = _line(self._try_again)
@@ -229,10 +232,22 @@ class Ingesting:
         try:
             response = await self._ingest(request, timeout=left)
         except Refusal as refusal:
+            self._collect(len(request))
             if refusal.kind is Kind.EXHAUSTED:  # everybody's, so not to be tried one by one
                 raise Unavailable("the store", retry_after=refusal.retry_after) from refusal
             raise
         return response.results
+
+    def _collect(self, failed_bytes: int) -> None:
+        """Frees what failed calls keep.
+
+        grpc.aio keeps a call that failed behind an interceptor in a cycle, with its request and
+        all that waited for it, and the collector counts objects, not mebibytes.
+        """
+        self._failed_bytes += failed_bytes
+        if self._failed_bytes > _FAILED_MAX_BYTES:
+            self._failed_bytes = 0
+            gc.collect()
 
 
 class _Waiting:

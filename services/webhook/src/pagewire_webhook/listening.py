@@ -19,6 +19,8 @@ log = get_logger(__name__)
 BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 75
 """Longer than the balancers' usual 60: a connection must not be closed under a request."""
+UNREAD_MAX_BYTES = 128 * 1024
+"""What the system keeps of answers that a peer does not read; left alone it goes up to 4 MiB."""
 CONNECTIONS_MAX = 256
 RECEIPT_SECONDS = 10.0
 """For a whole request to come: Meta sends one at once."""
@@ -118,6 +120,7 @@ def _bind(listen: str) -> socket.socket:
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_MAX_BYTES)
         bound.bind((host.strip("[]"), int(port)))
     except OSError as error:
         bound.close()

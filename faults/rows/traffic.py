@@ -1,0 +1,174 @@
+"""Traffic, clocks, network and restarts: what comes is repeated, reordered or late, and what is
+between the parts, or their clocks, can't be trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import defaultdict
+from typing import Any
+
+from faults.load import Load
+from faults.rig import Rig
+from faults.rows import Struck, row
+from faults.rows.sends import WITHIN, lively
+from faults.toxics import Bandwidth, Direction, Hang, Latency, Slicer, Toxic
+
+REPEATED = 5
+TIMES = 20
+"""Of each body, as it was; and as often in others."""
+REVERSED = 20
+STEP_SECONDS = 0.1
+"""Between two of what comes in reverse."""
+HOUR = 3600.0
+LATE = (36 * HOUR, 7 * 24 * HOUR)
+SECONDS = 3.0
+"""For which a fault of the network, or of a clock, goes on."""
+SKEWS = (300.0, -300.0, -HOUR)
+WIRES = frozenset(
+    {("webhook", "store"), ("webhook", "rules"), ("rules", "store"), ("sync", "store")}
+)
+REACHED = {
+    "webhook": "edge.accepted",
+    "store": "store.ingest.before_begin",
+    "rules": "rules.evaluate",
+    "sync": "sync.claimed",
+}
+"""Where each service comes by under load."""
+
+
+async def bodies(rig: Rig, count: int) -> list[bytes]:
+    """So many bodies that came since now. Raises TimeoutError: fewer did."""
+    before = len((await rig.rows()).raw)
+    async with asyncio.timeout(WITHIN):
+        while len(came := (await rig.rows()).raw[before:]) < count:
+            await asyncio.sleep(0.1)
+    return [raw.body for raw in came[:count]]
+
+
+async def deliver(rig: Rig, body: dict[str, Any]) -> None:
+    await rig.meta.deliver(json.dumps(body).encode(), object=body["object"])
+
+
+@row("F70", weight="network")
+async def all_comes_again(rig: Rig, draw: random.Random) -> Struck:
+    """What came lately comes a hundred times more: as it was, with other times, and together."""
+    came = await bodies(rig, REPEATED)
+    mixed: dict[str, list[Any]] = defaultdict(list)
+    for raw in came * TIMES:
+        body = json.loads(raw)
+        await rig.meta.deliver(raw, object=body["object"])
+        for entry in body["entry"]:
+            entry["time"] += draw.randint(1, 10**6)
+        mixed[body["object"]] += body["entry"]
+        await deliver(rig, body)
+    for kind, entries in mixed.items():
+        draw.shuffle(entries)
+        await deliver(rig, {"object": kind, "entry": entries})
+    return Struck()
+
+
+@row("F71", weight="network")
+async def all_comes_in_reverse(rig: Rig, draw: random.Random) -> Struck:
+    """What one person writes comes in the reverse order."""
+    page = await lively(rig, draw)
+    person = (await rig.meta.create_person(page.id)).id
+    try:
+        for left in range(REVERSED, 0, -1):
+            plan = {"reorder": 1, "reorder_by": left * STEP_SECONDS}
+            await rig.meta.options(plan=plan)
+            await rig.meta.say(page.id, f"price in reverse {left}", person=person)
+    finally:
+        await rig.meta.options(plan={"reorder": Load().reordered, "reorder_by": 0.2})
+    await asyncio.sleep(REVERSED * STEP_SECONDS)
+    return Struck()
+
+
+@row("F72", weight="network")
+async def it_comes_late(rig: Rig, draw: random.Random) -> Struck:
+    """What was written 36 hours or 7 days ago comes first now, and what came long ago again."""
+    page = await lively(rig, draw)
+    for ago in LATE:
+        await rig.meta.say(page.id, "price long ago", ago=ago)
+    (raw,) = await bodies(rig, 1)
+    body = json.loads(raw)
+    for entry in body["entry"]:
+        entry["time"] -= int(draw.choice(LATE) * 1_000)
+    await deliver(rig, body)
+    return Struck()
+
+
+@row("F74", weight="network")
+async def rules_are_slow(rig: Rig, draw: random.Random) -> Struck:
+    """Rules take a second for what takes them a millisecond."""
+    rig.fault("rules", "rules.evaluate=sleep:1s")
+    await asyncio.sleep(SECONDS)
+    rig.fault("rules")
+    return Struck()
+
+
+@row("F77", weight="network")
+async def a_clock_is_wrong(rig: Rig, draw: random.Random) -> Struck:
+    """A service's clock is five minutes ahead, five behind, then goes back an hour."""
+    service = draw.choice(sorted(REACHED))
+    for seconds in SKEWS:
+        rig.fault(service, f"{REACHED[service]}=skew:{seconds:.0f}s once")
+        await asyncio.sleep(SECONDS / len(SKEWS))
+    rig.fault(service)
+    await restart(rig, service)  # the clock of its next life is right
+    return Struck()
+
+
+@row("F78", weight="network", proxies=WIRES)
+async def two_parts_are_cut_off(rig: Rig, draw: random.Random) -> Struck:
+    """Two parts do not reach each other, or only one the other."""
+    wire = rig.proxy(*draw.choice(sorted(WIRES)))
+    with wire.suffering(Hang(), draw.choice([Direction.UP, Direction.DOWN, Direction.BOTH])):
+        await asyncio.sleep(SECONDS)
+    return Struck()
+
+
+@row("F79", weight="network", proxies=WIRES)
+async def the_network_is_bad(rig: Rig, draw: random.Random) -> Struck:
+    """Between two parts all comes late, in pieces of a byte, or at 20 kB a second."""
+    wire = rig.proxy(*draw.choice(sorted(WIRES)))
+    toxics: list[Toxic] = [Latency(0.3, 0.3), Slicer(1), Bandwidth(20_000)]
+    with wire.suffering(draw.choice(toxics)):
+        await asyncio.sleep(SECONDS)
+    return Struck()
+
+
+@row("F80", weight="network")
+async def all_are_replaced_in_turn(rig: Rig, draw: random.Random) -> Struck:
+    """Each process ends as it is told to, and is replaced, one after the other."""
+    for name in sorted(rig.system.supervisor.processes):
+        if name != "simulator":
+            await restart(rig, name)
+    return Struck()
+
+
+@row("F81", weight="network")
+async def one_is_replaced(rig: Rig, draw: random.Random) -> Struck:
+    """The edge, of which there is one, ends as it is told to, and is replaced."""
+    await restart(rig, "webhook")
+    return Struck()
+
+
+@row("F85", weight="network")
+async def told_to_end_while_sending(rig: Rig, draw: random.Random) -> Struck:
+    """Sync is told to end, twice, while the answers to its sends are awaited."""
+    rig.fault("sync", "sync.after_write=sleep:1s")
+    await asyncio.sleep(draw.uniform(0.5, 1.0))
+    rig.terminate("sync")
+    await asyncio.sleep(draw.uniform(0.1, 0.5))
+    rig.terminate("sync")
+    rig.fault("sync")
+    await rig.back("sync", WITHIN)
+    return Struck()
+
+
+async def restart(rig: Rig, name: str) -> None:
+    rig.terminate(name)
+    await rig.back(name, WITHIN)
