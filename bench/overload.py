@@ -19,8 +19,9 @@ from bench.driving import Open, Outcome, Target
 from bench.edge import PATH
 from bench.figures import Goal, Measure, MeasuringFailed, Suite, percentile
 from bench.generator import Generator, generating
-from bench.live import FIRST_RATE, OURS, PAGE_COUNT, Rounds
+from bench.live import FIRST_RATE, OURS, PAGE_COUNT, Consumers, Rounds
 from bench.loads import ACK_RATE, ASKING, CONNECTIONS, FULL, QUICK, Loads
+from bench.processes import percent_of_core
 from bench.receivers import Pagewire, check_sends
 from bench.traffic import Traffic
 from bench.world import PEOPLE, World, acknowledged, asked
@@ -46,7 +47,7 @@ class Spans:
 
 
 _FULL = Spans(rounds=3, overload=20, after=15, beside=15)
-_QUICK = Spans(rounds=1, overload=5, after=12, beside=5)
+_QUICK = Spans(rounds=1, overload=10, after=12, beside=5)
 
 
 async def measured(folder: Path, *, quick: bool) -> Suite:
@@ -66,7 +67,7 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
         other.mkdir()
         with generating(folder) as generator, generating(other) as stranger:
             loads = Loads(generator, world, _secret(system), QUICK if quick else FULL)
-            trial = Trial(generator, stranger, world, ours, _secret(system))
+            trial = Trial(generator, stranger, world, ours, system)
             await loads.ack(ours)  # to be warm
             start = float(FIRST_RATE)
             for _ in range(spans.rounds):
@@ -74,7 +75,11 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
                 start = max(knee * 0.8, 10)
                 found.add("knee", OURS, knee)
                 await _round(trial, knee, spans, found)
-    return Suite("overload", _measures(found), _NOTES)
+            shares = [
+                f"{name} {percent_of_core(ticks, spans.overload):.0f}"
+                for name, ticks in trial.used.items()
+            ]
+    return Suite("overload", _measures(found), [*_NOTES, f"% of a core in it: {', '.join(shares)}"])
 
 
 class Trial:
@@ -86,21 +91,27 @@ class Trial:
         stranger: Generator,
         world: World,
         ours: Pagewire,
-        secret: str,
+        system: System,
     ) -> None:
         self._generator = generator
         self._stranger = stranger
         self._world = world
         self._ours = ours
-        self._secret = secret
+        self._system = system
+        self._secret = _secret(system)
         self._number = 0
+        self.used: dict[str, int] = {}
+        """Ticks of CPU by process, in the last overload."""
 
     async def overload(self, rate: float, spans: Spans) -> tuple[Outcome, Outcome]:
         """What came of so many a second, and of a moderate rate right after it."""
         before = await self._world.sent_so_far()
         much = self._job("overload", rate, spans.overload, connections=CROWD)
         after = self._job("after", ACK_RATE, spans.after)
-        outcomes = [await self._generator.run(job) for job in (much, after)]
+        consumers = Consumers(self._system)
+        outcomes = [await self._generator.run(much)]
+        self.used = consumers.since()
+        outcomes.append(await self._generator.run(after))
         await self._checked([much, after], outcomes, before)
         return outcomes[0], outcomes[1]
 

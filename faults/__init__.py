@@ -1,1 +1,1 @@
-"""Faults on purpose: the whole system behind proxies, what befell it, and a check of what is left."""
+"""Faults on purpose: the whole system behind proxies, what befell it, what must be left of it."""

@@ -55,6 +55,7 @@ async def test_a_hundred_thousand_people_make_no_more_than_two_thousand_series()
     ingesting = Ingesting(store)
     secrets = secrets_of([SECRET], [])
     app = public_app(PublicConfig(secrets=secrets, verify_token=TOKEN.encode()), ingesting)
+    others = series()  # of what was tested before in this process
 
     for first in range(0, USERS, IN_A_BODY):
         raw = json.dumps(body_of(first)).encode()
@@ -63,7 +64,7 @@ async def test_a_hundred_thousand_people_make_no_more_than_two_thousand_series()
         store.deliveries.clear()
     await ingesting.close()
 
-    assert series() <= SERIES
+    assert series() - others <= SERIES
 
 
 def body_of(first: int) -> dict[str, object]:
