@@ -15,7 +15,7 @@ DOCKERFILES := $(SERVICES:%=services/%/Dockerfile) simulator/Dockerfile
 export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test up check bench faults clean lint types format protos fresh contracts \
+.PHONY: help demo test rows up check bench faults clean lint types format protos fresh contracts \
     release-contracts alone containers addresses lock
 
 help:
@@ -51,6 +51,9 @@ test: $(VENV)/dev.stamp ## the whole test suite; ARGS="tests/store -k claim" for
 
 bench: $(VENV)/dev.stamp ## the benchmarks; SUITE=edge, live, … for one of them
 	@exec $(BIN)/python -m bench $(SUITE)
+
+rows: $(VENV)/dev.stamp ## each fault once upon the whole system, and the planted bugs: seven minutes
+	$(BIN)/python -m pytest -m rows -n 2 --dist loadfile tests/faults $(ARGS)
 
 faults: $(VENV)/dev.stamp ## faults at random under load, then the promises checked; SEED=, MINUTES=
 	@exec $(BIN)/python -m faults $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)

@@ -29,6 +29,7 @@ from pagewire_simulator.meta import Echoes
 from tests.support.striking import SMALL, evidence_on, invariants, replies
 
 pytestmark = [
+    pytest.mark.rows,
     pytest.mark.system,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(120),

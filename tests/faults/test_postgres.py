@@ -22,6 +22,7 @@ from pagewire_simulator.acts import Say
 from tests.support.struck import SMALL, trial
 
 pytestmark = [
+    pytest.mark.rows,
     pytest.mark.system,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(180),

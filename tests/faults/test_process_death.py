@@ -15,6 +15,7 @@ from faults.shown import shown
 from tests.support.struck import trial
 
 pytestmark = [
+    pytest.mark.rows,
     pytest.mark.system,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(180),

@@ -30,6 +30,7 @@ from tests.support.striking import (
 )
 
 pytestmark = [
+    pytest.mark.rows,
     pytest.mark.system,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(120),

@@ -18,6 +18,7 @@ from pagewire_cli.supervisor import Process
 from tests.support.striking import SMALL, befall, broken, replies, taken
 
 pytestmark = [
+    pytest.mark.rows,
     pytest.mark.system,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(120),
