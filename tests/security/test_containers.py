@@ -101,7 +101,10 @@ CONFINED = r"""
 mount --make-rprivate /
 mount -o bind "$ROOT" "$ROOT"
 mount -o remount,bind,ro "$ROOT"
-mount -t tmpfs -o size=64m,mode=1777 tmpfs /tmp
+case "$ROOT$PYTHON" in
+    *"/tmp/"*) ;; # the checkout itself is there
+    *) mount -t tmpfs -o size=64m,mode=1777 tmpfs /tmp ;;
+esac
 exec setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs --bounding-set=-all \
     --inh-caps=-all "$PYTHON" -I -O -c "$WHAT"
 """
