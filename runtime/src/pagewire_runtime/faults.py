@@ -376,7 +376,7 @@ def _act(rule: Rule) -> None:
         case "exit":
             os._exit(1)
         case "block":
-            time.sleep(rule.seconds)
+            time.sleep(rule.seconds)  # the event loop with it: that is the fault
         case "skew":
             WALL.skew = timedelta(seconds=rule.seconds)
         case "raise":

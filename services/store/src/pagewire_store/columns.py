@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, overload
 
@@ -26,32 +27,21 @@ _EPOCH = 946_684_800_000_000
 Packed: TypeAlias = Callable[[Sequence[Any]], Iterable[bytes]]
 
 
+@dataclass(frozen=True)
 class Column:
-    """The values of one column; None is null."""
+    """A sort of values; None is null."""
 
-    element = ""
-    element_oid = 0
-    array_oid = 0
+    element: str
+    """The type of one, as PostgreSQL names it."""
+    element_oid: int
+    array_oid: int
+    elements: Packed
+    """Each value as an array holds it, behind its length."""
 
-    @staticmethod
-    def elements(values: Sequence[Any]) -> Iterable[bytes]:
-        raise NotImplementedError
-
-    @classmethod
-    def packed(cls, values: Sequence[Any]) -> bytes:
+    def packed(self, values: Sequence[Any]) -> bytes:
         """The array as PostgreSQL receives it."""
-        header = _HEADER.pack(1, 1, cls.element_oid, len(values), 1)
-        return header + b"".join(cls.elements(values))
-
-
-def _kind(element: str, element_oid: int, array_oid: int, elements: Packed) -> type[Column]:
-    members = {
-        "element": element,
-        "element_oid": element_oid,
-        "array_oid": array_oid,
-        "elements": staticmethod(elements),
-    }
-    return type(f"{element.capitalize()}s", (Column,), members)
+        header = _HEADER.pack(1, 1, self.element_oid, len(values), 1)
+        return header + b"".join(self.elements(values))
 
 
 def _texts(values: Sequence[str | None]) -> list[bytes]:
@@ -95,16 +85,16 @@ def _uuids(values: Sequence[str]) -> list[bytes]:
     return [_UUID_LENGTH + bytes.fromhex(value.replace("-", "")) for value in values]
 
 
-TEXT = _kind("text", 25, 1009, _texts)
+TEXT = Column("text", 25, 1009, _texts)
 """Texts; NUL, which PostgreSQL's cannot hold, becomes U+FFFD."""
-BYTES = _kind("bytea", 17, 1001, _bytes)
-SMALLINT = _kind("int2", 21, 1005, _numbers("!ih", 2))
-INT = _kind("int4", 23, 1007, _numbers("!ii", 4))
-BIGINT = _kind("int8", 20, 1016, _numbers("!iq", 8))
-BOOL = _kind("bool", 16, 1000, _bools)
-TIME = _kind("timestamptz", 1184, 1185, _numbers("!iq", 8, _EPOCH))
+BYTES = Column("bytea", 17, 1001, _bytes)
+SMALLINT = Column("int2", 21, 1005, _numbers("!ih", 2))
+INT = Column("int4", 23, 1007, _numbers("!ii", 4))
+BIGINT = Column("int8", 20, 1016, _numbers("!iq", 8))
+BOOL = Column("bool", 16, 1000, _bools)
+TIME = Column("timestamptz", 1184, 1185, _numbers("!iq", 8, _EPOCH))
 """Microseconds of Unix time."""
-UUIDS = _kind("uuid", 2950, 2951, _uuids)
+UUIDS = Column("uuid", 2950, 2951, _uuids)
 """UUIDs as texts, hexadecimal with dashes."""
 
 
@@ -129,7 +119,7 @@ class Bulk:
     The columns are named by keyword, in the order of a row's values.
     """
 
-    def __init__(self, sql: str, **columns: type[Column]) -> None:
+    def __init__(self, sql: str, **columns: Column) -> None:
         self._columns = tuple(columns.values())
         oids = [column.array_oid for column in self._columns]
         self._statement = Statement(_unnested(sql, columns), oids)
@@ -150,7 +140,7 @@ class Bulk:
         )
 
 
-def _unnested(sql: str, columns: dict[str, type[Column]]) -> str:
+def _unnested(sql: str, columns: dict[str, Column]) -> str:
     arrays = [f"${at}::{column.element}[]" for at, column in enumerate(columns.values(), start=1)]
     names = ", ".join(columns)
     rows = f"unnest({', '.join(arrays)}) with ordinality as n ({names}, ord)"
