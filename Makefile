@@ -52,8 +52,8 @@ test: $(VENV)/dev.stamp ## the whole test suite; ARGS="tests/store -k claim" for
 bench: $(VENV)/dev.stamp ## the benchmarks; SUITE=edge, live, … for one of them
 	@exec $(BIN)/python -m bench $(SUITE)
 
-rows: $(VENV)/dev.stamp ## each fault once upon the whole system, and the planted bugs: seven minutes
-	$(BIN)/python -m pytest -m rows -n 2 --dist loadfile tests/faults $(ARGS)
+rows: $(VENV)/dev.stamp ## beyond `make test`: each fault by itself, other draws of it, planted bugs
+	$(BIN)/python -m pytest -m rows -n 4 --dist loadfile tests/faults $(ARGS)
 
 faults: $(VENV)/dev.stamp ## faults at random under load, then the promises checked; SEED=, MINUTES=
 	@exec $(BIN)/python -m faults $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)

@@ -72,6 +72,10 @@ class Outcome(msgspec.Struct, kw_only=True):
     due: list[float]
     """Seconds from the start; for a closed loop, when it was sent."""
     latency_ms: list[float]
+    """From when it was due."""
+    late_ms: list[float]
+    """From when it was due to when it was sent: the generator's own part, and the wait for a
+    connection that is free."""
     status: list[int]
     busy: float
     """The share of a core that the generator used."""
@@ -158,6 +162,7 @@ class Tally:
     def __init__(self, due: Sequence[float] = (), left: int = 0) -> None:
         self.due = list(due)
         self.latency = [0.0] * len(due)
+        self.late = [0.0] * len(due)
         self.status = [0] * len(due)
         self.left = left
         self.finished = asyncio.Event()
@@ -168,8 +173,13 @@ class Tally:
         """A further request, due now."""
         self.due.append(time.perf_counter() - self.started)
         self.latency.append(0.0)
+        self.late.append(0.0)
         self.status.append(0)
         return len(self.due) - 1
+
+    def sending(self, number: int) -> None:
+        """One that was due is about to be sent."""
+        self.late[number] = time.perf_counter() - self.started - self.due[number]
 
     def end(self, number: int, status: int) -> None:
         self.latency[number] = time.perf_counter() - self.started - self.due[number]
@@ -194,6 +204,7 @@ class Tally:
             seconds=seconds,
             due=self.due,
             latency_ms=[latency * 1e3 for latency in self.latency],
+            late_ms=[late * 1e3 for late in self.late],
             status=self.status,
             busy=busy / seconds if seconds else 0.0,
         )
@@ -231,6 +242,7 @@ async def open_loop(job: Open) -> Outcome:
                 if connection.is_open:
                     is_free(connection)
 
+            tally.sending(number)
             connection.send(requests[number % len(requests)], answered)
 
         def are_due(numbers: range) -> None:

@@ -1,4 +1,5 @@
-"""Overload: three times what the system bears, and a flood of bad signatures beside honest work.
+"""Overload: three times what the system bears; and honest work beside a flood of bad signatures,
+and beside a lane that is held.
 
 The system is the one of the live suite. The knee is searched first, so that what is offered is
 known to be too much; that the system finds it by itself is what is measured. Whatever was answered
@@ -12,6 +13,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -23,7 +25,7 @@ from bench.live import FIRST_RATE, OURS, PAGE_COUNT, Consumers, Rounds
 from bench.loads import ACK_RATE, ASKING, CONNECTIONS, FULL, QUICK, Loads
 from bench.processes import percent_of_core
 from bench.receivers import Pagewire, check_sends
-from bench.traffic import Traffic
+from bench.traffic import Traffic, person_id
 from bench.world import PEOPLE, World, acknowledged, asked
 from pagewire_cli.launcher import System, running
 from pagewire_simulator.client import SimulatorClient
@@ -33,7 +35,10 @@ CROWD = 2_048
 """Connections in an overload: enough that none of the refused waits for one of the others."""
 FLOOD_RATE = 2_000
 REFUSED = 503
-CALM, WITH_FLOOD = "without the flood", "with the flood"
+HELD_RATE = 5
+"""Webhooks a second of the lane that is held: many more than one person writes."""
+CALM, WITH_FLOOD, BESIDE_HELD = "undisturbed", "with the flood", "beside the lane"
+SINCE_DUE = "since it was due"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
         other.mkdir()
         with generating(folder) as generator, generating(other) as stranger:
             loads = Loads(generator, world, _secret(system), QUICK if quick else FULL)
-            trial = Trial(generator, stranger, world, ours, system)
+            trial = Trial(generator, stranger, world, ours, system, database)
             await loads.ack(ours)  # to be warm
             start = float(FIRST_RATE)
             for _ in range(spans.rounds):
@@ -92,12 +97,14 @@ class Trial:
         world: World,
         ours: Pagewire,
         system: System,
+        database: psycopg.AsyncConnection[Any],
     ) -> None:
         self._generator = generator
         self._stranger = stranger
         self._world = world
         self._ours = ours
         self._system = system
+        self._database = database
         self._secret = _secret(system)
         self._number = 0
         self.used: dict[str, int] = {}
@@ -129,6 +136,30 @@ class Trial:
         await self._checked([honest], [outcome], before)
         return outcome.felt_ms
 
+    async def beside_held_lane(self, seconds: float) -> list[float]:
+        """The latencies of a moderate rate, in ms, while another transaction holds one lane, for
+        which webhooks come as well."""
+        before = await self._world.sent_so_far()
+        makes_lane = self._job("lane", 1, 1, people=1)
+        outcomes = [await self._generator.run(makes_lane)]
+        await self._ours.settled()
+        honest = self._job("honest", ACK_RATE, seconds)
+        held = self._job("held", HELD_RATE, seconds, people=1)
+        async with self._database.transaction():
+            await self._hold_lane()
+            outcomes += await asyncio.gather(self._generator.run(honest), self._stranger.run(held))
+        await self._checked([makes_lane, honest, held], outcomes, before)
+        lane = self._ours.pages[0], person_id(0, 0)
+        messages = zip(honest.traffic.each(), outcomes[1].felt_ms, strict=True)
+        return [felt for message, felt in messages if (message.page_id, message.person_id) != lane]
+
+    async def _hold_lane(self) -> None:
+        """Locks the only lane of those jobs that have one person."""
+        lane = self._ours.pages[0], f"person:{person_id(0, 0)}"
+        query = b"select from lane where page_id = %s and lane = %s for update"
+        if (await self._database.execute(query, lane)).rowcount != 1:
+            raise MeasuringFailed("the lane that was to be held is not there")
+
     async def _checked(self, jobs: list[Open], outcomes: list[Outcome], before: int) -> None:
         await self._ours.settled()
         sends = await self._world.sends_since(before)
@@ -149,13 +180,14 @@ class Trial:
         *,
         connections: int = CONNECTIONS,
         secret: str | None = None,
+        people: int = PEOPLE,
     ) -> Open:
         self._number += 1
         count = int(rate * seconds)
         traffic = Traffic(
             name=f"{kind}{self._number}",
-            pages=self._ours.pages,
-            people=PEOPLE,
+            pages=self._ours.pages if people > 1 else self._ours.pages[:1],
+            people=people,
             messages=count,
             sent_ms=int(time.time() * 1000),
             asking=ASKING,
@@ -174,10 +206,13 @@ async def _round(trial: Trial, knee: float, spans: Spans, found: Rounds) -> None
     flooded = percentile(await trial.beside_flood(spans.beside, flooded=True), 0.95)
     found.add("ack_p95", CALM, calm)
     found.add("ack_p95", WITH_FLOOD, flooded)
+    held = percentile(await trial.beside_held_lane(spans.beside), 0.95)
+    found.add("ack_p95", BESIDE_HELD, held)
     much, after = await trial.overload(TIMES * knee, spans)
     found.add("offered", OURS, len(much.status) / spans.overload)
     found.add("goodput", OURS, much.status.count(200) / spans.overload)
-    found.add("refusal_p99", OURS, percentile(_latencies(much, REFUSED), 0.99))
+    found.add("refusal_p99", OURS, percentile(_answered_in(much, REFUSED), 0.99))
+    found.add("refusal_p99", SINCE_DUE, percentile(_latencies(much, REFUSED), 0.99))
     found.add("acked_p99", OURS, percentile(_latencies(much, 200), 0.99))
     found.add("neither", OURS, sum(status not in (200, REFUSED) for status in much.status))
     found.add("normal_after", OURS, normal_after(much, after, 2 * calm))
@@ -186,6 +221,12 @@ async def _round(trial: Trial, knee: float, spans: Spans, found: Rounds) -> None
 def _latencies(outcome: Outcome, status: int) -> list[float]:
     pairs = zip(outcome.latency_ms, outcome.status, strict=True)
     return [latency for latency, found in pairs if found == status]
+
+
+def _answered_in(outcome: Outcome, status: int) -> list[float]:
+    """Since it was sent: without what the generator was late."""
+    rows = zip(outcome.latency_ms, outcome.late_ms, outcome.status, strict=True)
+    return [latency - late for latency, late, found in rows if found == status]
 
 
 def normal_after(overload: Outcome, after: Outcome, bound_ms: float) -> float:
@@ -215,7 +256,14 @@ def _measures(found: Rounds) -> list[Measure]:
             goal=Goal(0.8, "knee"),
             peers={"knee": knee},
         ),
-        Measure("refusal_p99", "ms", found.of("refusal_p99"), higher=False, goal=Goal(100)),
+        Measure(
+            "refusal_p99",
+            "ms",
+            found.of("refusal_p99"),
+            higher=False,
+            goal=Goal(100),
+            peers={SINCE_DUE: found.of("refusal_p99", SINCE_DUE)},
+        ),
         Measure("acked_p99", "ms", found.of("acked_p99"), higher=False),
         Measure("neither", "requests", found.of("neither"), higher=False, goal=Goal(0)),
         Measure("normal_after", "s", found.of("normal_after"), higher=False, goal=Goal(10)),
@@ -227,13 +275,23 @@ def _measures(found: Rounds) -> list[Measure]:
             goal=Goal(0.5, CALM),
             peers={CALM: calm},
         ),
+        Measure(
+            "held_lane_ack_p95",
+            "ms",
+            found.of("ack_p95", BESIDE_HELD),
+            higher=False,
+            goal=Goal(1 / 1.5, CALM),
+            peers={CALM: calm},
+        ),
     ]
 
 
 _NOTES = [
     f"overload: {TIMES} × the knee over {CROWD} connections; goodput: answered 200 a second of it;"
     f" neither: answered neither 200 nor {REFUSED}",
+    f"refusal_p99: from when it was sent; {SINCE_DUE}: the generator's own lateness with it",
     f"flood: {FLOOD_RATE:,} bad signatures a second beside {ACK_RATE} honest webhooks",
+    f"held lane: locked all the time, {HELD_RATE} webhooks a second for it; ack_p95 of the others",
 ]
 
 

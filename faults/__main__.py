@@ -14,17 +14,22 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from faults.nemesis import Chapter, chapters, play_chapter
+from faults.nemesis import Chapter, at_random, chapters, examine, play_chapter
 from faults.rig import QUICK
 from faults.rows import Row, every
+from faults.sends import Doubt
 
 RATE = 20.0
 SEEDS = 10**6
+SETTLES_WITHIN = 90.0
+"""Seconds in which what is in doubt is to end by itself."""
+DOUBLED = ("I2", "I5")
+"""Invariants that say that something was stored, or sent, once too often."""
 
 
 def main() -> int:
@@ -70,12 +75,16 @@ async def run(
     for number, length in chapters(seed, seconds):
         tell(f"seed {number}: {length:.0f} s, {len(rows)} rows")
         folder = Path(tempfile.mkdtemp(prefix="pagewire-faults-"))
-        chapter = await play_chapter(folder, number, length, rows, env=env, rate=rate, tell=tell)
+        chapter, evidence = await play_chapter(
+            folder, number, at_random(length), rows, env=env, rate=rate, tell=tell
+        )
+        examine(chapter, evidence)
         played.append(chapter)
         for violation in chapter.violations:
             tell(f"  WRONG {violation}")
         for left in chapter.left:
             tell(f"  left: {left}")
+        tell(f"  {chapter.kills} kills, {chapter.events} events, {len(chapter.violations)} wrong")
         if chapter.is_good:
             shutil.rmtree(folder)
         else:
@@ -86,28 +95,102 @@ async def run(
 def summary(
     seed: int, minutes: float, rows: Sequence[str], played: Sequence[Chapter]
 ) -> dict[str, Any]:
-    """The run in figures, as `--json` gives them."""
+    """The run in figures, as `--json` gives them; times are seconds."""
     strikes = [strike for chapter in played for strike in chapter.strikes]
-    recoveries = [s for chapter in played for each in chapter.recoveries.values() for s in each]
+    violations = [each for chapter in played for each in chapter.violations]
+    broken = Counter(violation.invariant for violation in violations)
+    recoveries: dict[str, list[float]] = defaultdict(list)
+    kills: Counter[str] = Counter()
+    for strike in strikes:
+        kills[strike.row] += strike.struck.kills
+        for name, seconds in strike.struck.recoveries.items():
+            recoveries[name] += seconds
+    first_200 = recoveries.pop("postgres", [])
+    load_seconds = sum(chapter.seconds for chapter in played)
     return {
         "seed": seed,
         "minutes": minutes,
-        "rows": dict(sorted(Counter(strike.row for strike in strikes).items())),
+        "load_seconds": round(load_seconds, 1),
+        "faults": dict(sorted(Counter(strike.row for strike in strikes).items())),
         "never_drawn": sorted(set(rows) - {strike.row for strike in strikes}),
+        "failed_rows": [f"{strike.row}: {strike.failure}" for strike in strikes if strike.failure],
+        "kills": kills.total(),
+        "kills_an_hour": round(kills.total() * 3600 / load_seconds) if load_seconds else 0,
+        "kills_by_fault": {row: count for row, count in sorted(kills.items()) if count},
         "events": sum(chapter.events for chapter in played),
         "replies": sum(chapter.replies for chapter in played),
-        "kills": sum(chapter.kills for chapter in played),
-        "recovery_seconds": {"p95": percentile(recoveries, 0.95), "max": percentile(recoveries, 1)},
-        "rest_seconds": max((chapter.rest for chapter in played), default=0.0),
-        "uncertain_ends": dict(sum((chapter.uncertain for chapter in played), Counter())),
-        "duplicates": sum(chapter.duplicates for chapter in played),
+        "lost": broken["I1"],
+        "doubled": sum(broken[name] for name in DOUBLED),
+        "order_broken": broken["I6"],
+        "sent_twice_and_excused": sum(chapter.duplicates for chapter in played) - broken["I5"],
+        "recovery": {name: spread(each) for name, each in sorted(recoveries.items())},
+        "recovery_of_all": spread([s for each in recoveries.values() for s in each]),
+        "first_200_after_an_outage": spread(first_200),
+        "in_doubt": of_doubts([doubt for chapter in played for doubt in chapter.doubts]),
+        "answers": of_answers(played),
+        "acks_beside_a_held_lane": ratios(played),
+        "catching_up": [
+            {"backlog": each.backlog, "seconds": round(each.seconds, 2)}
+            for chapter in played
+            for each in chapter.catchups
+        ],
+        "rest_seconds": round(max((chapter.rest for chapter in played), default=0.0), 1),
         "violations": [
             {"seed": chapter.seed, "is": str(violation)}
             for chapter in played
             for violation in chapter.violations
         ],
-        "failed_rows": [f"{strike.row}: {strike.failure}" for strike in strikes if strike.failure],
     }
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """How many there are, and where the middle, the most and the end of them is."""
+    shares = {"p50": 0.5, "p95": 0.95, "max": 1.0}
+    return {"count": len(seconds)} | {
+        name: percentile(seconds, share) for name, share in shares.items()
+    }
+
+
+def of_doubts(doubts: Sequence[Doubt]) -> dict[str, Any]:
+    """How what was in doubt ended, after how long, and the share that did by itself in time."""
+    ends: dict[str, list[float]] = defaultdict(list)
+    for doubt in doubts:
+        ends[doubt.end].append(math.inf if doubt.seconds is None else doubt.seconds)
+    in_time = sum(
+        seconds <= SETTLES_WITHIN
+        for end, each in ends.items()
+        if end not in ("open", "parked")
+        for seconds in each
+    )
+    return {
+        "count": len(doubts),
+        "ends": {
+            end: spread([seconds for seconds in each if seconds < math.inf]) | {"count": len(each)}
+            for end, each in sorted(ends.items())
+        },
+        "share_within_90_s": round(in_time / len(doubts), 4) if doubts else 1.0,
+    }
+
+
+def of_answers(played: Sequence[Chapter]) -> dict[str, Any]:
+    """How often Meta was answered how, and the slowest of each."""
+    counts = sum((chapter.answers.counts for chapter in played), Counter[str]())
+    return {
+        status: {
+            "count": count,
+            "slowest": round(max(each.answers.slowest.get(status, 0.0) for each in played), 2),
+        }
+        for status, count in sorted(counts.items())
+    }
+
+
+def ratios(played: Sequence[Chapter]) -> dict[str, float]:
+    """By fault the middle of its ratios."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for chapter in played:
+        for row, each in chapter.isolation.items():
+            found[row] += each
+    return {row: percentile(each, 0.5) for row, each in sorted(found.items())}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -118,21 +201,44 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def rendered(found: Mapping[str, Any]) -> str:
     """The same for people."""
-    took = found["recovery_seconds"]
-    ends = ", ".join(f"{count} {how}" for how, count in sorted(found["uncertain_ends"].items()))
+    doubts = found["in_doubt"]
     lines = {
         "seed": found["seed"],
-        "faults": sum(found["rows"].values()),
-        "kills": found["kills"],
+        "under load": f"{found['load_seconds']:.0f} s",
+        "faults": " ".join(f"{row}×{count}" for row, count in found["faults"].items()),
+        "kills": f"{found['kills']}, {found['kills_an_hour']} an hour: "
+        + " ".join(f"{row}×{count}" for row, count in found["kills_by_fault"].items()),
         "events, replies": f"{found['events']}, {found['replies']}",
-        "back after a kill": f"p95 {took['p95']} s, at most {took['max']} s",
-        "at rest after": f"{found['rest_seconds']:.1f} s",
-        "in doubt": ends or "none",
-        "sent twice": found["duplicates"],
+        "lost": found["lost"],
+        "doubled": found["doubled"],
+        "order broken": found["order_broken"],
+        "sent twice": f"{found['sent_twice_and_excused']} that nobody could know of",
+        "back after a kill": _spread(found["recovery_of_all"]),
+        **{f"  {name}": _spread(each) for name, each in found["recovery"].items()},
+        "first 200": f"{_spread(found['first_200_after_an_outage'])}, after an outage",
+        "in doubt": f"{doubts['count']}, {doubts['share_within_90_s']:.2%} settled within 90 s",
+        **{f"  {end}": _spread(each) for end, each in doubts["ends"].items()},
+        **{
+            f"answered {status}": f"{each['count']}, slowest {each['slowest']} s"
+            for status, each in found["answers"].items()
+        },
+        **{
+            f"acks beside {row}": f"p95 {ratio} × the usual"
+            for row, ratio in found["acks_beside_a_held_lane"].items()
+        },
+        "caught up": ", ".join(
+            f"{each['backlog']} in {each['seconds']} s" for each in found["catching_up"]
+        )
+        or "nothing",
+        "at rest after": f"{found['rest_seconds']} s",
         "rows that failed": len(found["failed_rows"]),
         "violations": len(found["violations"]),
     }
     return "\n".join(f"{name:18} {value}" for name, value in lines.items())
+
+
+def _spread(of: Mapping[str, float]) -> str:
+    return f"{of['count']}, p50 {of['p50']} s, p95 {of['p95']} s, at most {of['max']} s"
 
 
 def tell(text: str) -> None:

@@ -6,10 +6,12 @@ the lane, and why. `check` asks them all.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
 from faults import decisions, sends
 from faults.evidence import Evidence, Lane, Violation, event_name, reply_name
@@ -36,19 +38,20 @@ def check(evidence: Evidence) -> list[Violation]:
 def nothing_acknowledged_is_lost(evidence: Evidence) -> Iterator[Violation]:
     """I1: every event of which a POST was answered 200 is stored, or kept whole in quarantine."""
     stored = {(row.page_id, row.key) for row in evidence.rows.events}
-    kept = b"\n".join(raw.body for raw in evidence.rows.raw if raw.quarantined)
+    kept = [raw.body for raw in evidence.rows.raw if raw.quarantined]
+    bodies, items = b"\n".join(kept), [item for body in kept for item in _items(body)]
     nameless: Counter[Lane] = Counter()
     for event in evidence.history.happened:
         if End.OK not in evidence.ends[event.ref] or not event.is_subscribed:
             continue
         if event.key is None:
-            nameless[event.page_id, event.lane] += 1
-        elif (event.page_id, event.key) not in stored and not _is_in(event.key, kept):
+            nameless[event.page_id, event.lane] += event.value not in items
+        elif (event.page_id, event.key) not in stored and not _is_in(event.key, bodies):
             yield Violation("I1", event_name(event), "was acknowledged and is nowhere")
     held = Counter((row.page_id, row.lane) for row in _nameless(evidence))
     for lane, count in nameless.items():
         # Those that say the same are one event.
-        if not held[lane] and not kept:
+        if count and not held[lane]:
             why = f"none of the {count} events without a key that were acknowledged is stored"
             yield Violation("I1", f"lane {'/'.join(lane)}", why)
 
@@ -104,7 +107,8 @@ def a_second_send_had_no_way_to_be_known(evidence: Evidence) -> Iterator[Violati
 
 
 def each_lane_is_in_order(evidence: Evidence) -> Iterator[Violation]:
-    """I6: decided in the order of arrival, sent in the order of decision, one at a time."""
+    """I6: decided in the order of arrival by one epoch at a time, sent in the order of decision,
+    one at a time."""
     lanes: dict[Lane, list[EventRow]] = defaultdict(list)
     for row in sorted(evidence.rows.events, key=lambda row: row.number):
         lanes[row.page_id, row.lane].append(row)
@@ -118,6 +122,7 @@ def each_lane_is_in_order(evidence: Evidence) -> Iterator[Violation]:
         for (before, earlier), (after, later) in pairwise(turns):
             if earlier > later:
                 yield Violation("I6", event_name(after), f"was decided before {before.key}")
+    yield from decisions.wrong_turns(evidence)
     yield from sends.wrong_order(evidence)
 
 
@@ -288,6 +293,24 @@ def _comment_keys(comment_id: str) -> Iterable[str]:
         f"comment:{comment_id}:remove",
         f"igcomment:{comment_id}",
     )
+
+
+def _items(body: bytes) -> Iterator[Any]:
+    """The messaging items, and the values of changes, of a body that was kept."""
+    try:
+        whole = json.loads(body)
+    except (ValueError, RecursionError):
+        return  # none that Meta made
+    for entry in _objects(whole, "entry"):
+        for part in ("messaging", "standby"):
+            yield from _objects(entry, part)
+        yield from (change.get("value") for change in _objects(entry, "changes"))
+
+
+def _objects(whole: Any, name: str) -> list[dict[str, Any]]:
+    """Those of a list that should stand there, whatever does."""
+    found = whole.get(name) if isinstance(whole, dict) else None
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _is_in(key: str, kept: bytes) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from faults import model
 from faults.evidence import Evidence, Lane, Violation, event_name
-from faults.history import DecisionRow, EventRow, OutboxRow
+from faults.history import DecisionRow, EventRow, LeaseRow, OutboxRow
 from faults.model import Expected, Memory, Moment, Rule, Sent
 
 REPLIES_A_MINUTE = 30
@@ -212,6 +213,40 @@ def _come_to_nothing(evidence: Evidence) -> model.ComeToNothing:
                 is_nothing = reply.state in ("failed", "expired") and reply.ended_at is not None
                 ended[place] = reply.ended_at or 0.0 if is_nothing else float("inf")
     return lambda rule_id, fired_at, now: ended.get((rule_id, fired_at), float("inf")) < now
+
+
+def wrong_turns(evidence: Evidence) -> Iterator[Violation]:
+    """Decisions by whom the lane was no longer, or not yet: a lane has one epoch at a time.
+
+    What one epoch decided comes before what a newer one did, and before that was claimed.
+    """
+    leases: dict[Lane, list[LeaseRow]] = defaultdict(list)
+    for lease in sorted(evidence.rows.leases, key=lambda lease: lease.epoch):
+        leases[lease.page_id, lease.lane].append(lease)
+    turns: dict[Lane, list[tuple[EventRow, DecisionRow, int]]] = defaultdict(list)
+    for row in sorted(evidence.rows.events, key=lambda row: row.number):
+        decision = evidence.decisions.get((row.page_id, row.event_id))
+        if decision is not None and decision.epoch is not None:
+            turns[row.page_id, row.lane].append((row, decision, decision.epoch))
+    for lane, decided in turns.items():
+        for (before, _, earlier), (after, _, later) in pairwise(decided):
+            if earlier > later:
+                why = f"was decided under epoch {later}, behind {before.key} under {earlier}"
+                yield Violation("I6", event_name(after), why)
+        for row, decision, epoch in decided:
+            yield from _out_of_turn(row, decision, epoch, leases[lane])
+
+
+def _out_of_turn(
+    row: EventRow, decision: DecisionRow, epoch: int, leases: Sequence[LeaseRow]
+) -> Iterator[Violation]:
+    for lease in leases:
+        if lease.epoch > epoch and lease.leased_at < decision.decided_at:
+            why = f"was decided under epoch {epoch} when epoch {lease.epoch} had been claimed"
+            yield Violation("I6", event_name(row), why)
+            return
+        if lease.epoch == epoch and lease.leased_at > decision.decided_at:
+            yield Violation("I6", event_name(row), f"was decided before its epoch {epoch} began")
 
 
 def _rule_names(keys: set[_RuleKey]) -> str:

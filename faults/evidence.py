@@ -42,12 +42,14 @@ class Violation:
 class Bounds:
     """How long things may take, in seconds; a run that shortens a setting says so here.
 
-    `uncertain` is how long nobody may know, `slowest` how long a POST may take (in pause faults 5),
+    `uncertain` is how long nobody may know, `second_look` and `between_looks` how long after the
+    attempt, and after the first, the second look may be at the soonest; `slowest` how long a POST may take (in pause faults 5),
     `slack` what is added to each. `growth` is a share of what a process held before.
     """
 
     uncertain: float = 600.0
     second_look: float = 60.0
+    between_looks: float = 30.0
     slowest: float = 2.5
     slack: float = 5.0
     growth: float = 0.05

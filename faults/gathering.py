@@ -87,6 +87,7 @@ async def evidence_of(
         poisoned=frozenset(lane for each in struck for lane in each.poisoned),
         blocked=frozenset(page for each in struck for page in each.blocked),
         instagram=on.instagram,
+        catchups=[catchup for each in struck for catchup in each.catchups],
         usage=usage,
     )
     return replace(evidence, **fields)
@@ -98,6 +99,7 @@ def bounds_of(env: Mapping[str, str]) -> Bounds:
     return Bounds(
         uncertain=float(env.get("STORE_UNCERTAIN_PATIENCE_SECONDS", usual.uncertain)),
         second_look=float(env.get("STORE_SECOND_LOOK_SECONDS", usual.second_look)),
+        between_looks=float(env.get("STORE_BETWEEN_LOOKS_SECONDS", usual.between_looks)),
     )
 
 

@@ -77,7 +77,8 @@ class GraphCall:
     """One call that Graph received, in the order in which they came.
 
     `created` is the mid or comment id that exists because of it: the call was *accepted*, whatever
-    the caller was told. `accepted_order` numbers the accepted sends as they took effect. `answer`
+    the caller was told. `person_id` and `comment_id` are to, or of, whom or what it was, also where
+    it read. `accepted_order` numbers the accepted sends as they took effect. `answer`
     is `normal`, `refused`, `error`, `cut`, `half`, `empty`, `html`, `truncated`, `bare`, or `none`
     while it goes on.
     """
@@ -177,6 +178,8 @@ class DecisionRow:
     verdicts: tuple[Verdict, ...]
     book_version: int
     decided_at: float
+    epoch: int | None = None
+    """Of its lane, under which a dispatcher decided it; None where none did."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,17 @@ class LaneRow:
     blocked_until: float | None
     pending: int
     last_ordinal: int
+
+
+@dataclass(frozen=True)
+class LeaseRow:
+    """That a lane was claimed, as the rig's own trigger saw it, under the lane's lock."""
+
+    page_id: str
+    lane: str
+    epoch: int
+    owner: str
+    leased_at: float
 
 
 @dataclass(frozen=True)
@@ -326,6 +340,7 @@ class Rows:
     comments: tuple[CommentRow, ...]
     marks: tuple[MarkRow, ...]
     rule_versions: tuple[RuleVersionRow, ...]
+    leases: tuple[LeaseRow, ...] = ()
 
 
 @dataclass(frozen=True)

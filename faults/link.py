@@ -135,12 +135,19 @@ class _Way:
 
     async def take(self) -> None:
         clock = asyncio.get_running_loop().time
-        while data := await self._reader.read(CHUNK_BYTES):
+        while data := await self._read():
             if self._link.watch is not None:
                 data = await self._link.watch.passing(self._direction, data)
             if data:
                 await self._held.put((clock(), self._proxy.chance.uniform(-1, 1), data))
         await self._held.put((clock(), 0.0, b""))
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._reader.read(CHUNK_BYTES)
+        except OSError:  # a black hole lets no reset through either
+            await self._let_through(asyncio.get_running_loop().time(), 0.0)
+            raise
 
     async def give(self) -> None:
         while True:

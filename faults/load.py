@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from faults.rig import Rig
@@ -17,7 +19,9 @@ from pagewire_simulator.acts import AnyAct, Done, Say, Write
 from pagewire_simulator.client import AccountView
 from pagewire_simulator.meta import Echoes
 
-HEALTHY_WITHIN = 15.0
+HEALTHY_WITHIN = 60.0
+ROUNDS = 10**6
+"""No load goes on for so many rounds."""
 TICK = 0.02
 """Acts that are due within so many seconds go to the simulator in one call."""
 
@@ -159,6 +163,26 @@ async def play(rig: Rig, on: Stage, load: Load) -> Played:
         done = await rig.meta.acts([act for act, _ in acts])
         said += [_said(*act, one) for act, one in zip(acts, done, strict=True)]
     return Played(tuple(said), begun, clock())
+
+
+@asynccontextmanager
+async def going_on(rig: Rig, on: Stage, load: Load) -> AsyncIterator[None]:
+    """Rounds of the load within the block, each with a seed of its own: one whole one at least."""
+    over = asyncio.Event()
+
+    async def rounds() -> None:
+        number = 0
+        while not (over.is_set() and number):
+            number += 1
+            await play(rig, on, replace(load, seed=load.seed * ROUNDS + number))
+
+    playing = asyncio.create_task(rounds())
+    try:
+        yield
+        over.set()
+        await playing
+    finally:
+        playing.cancel()
 
 
 def _script(on: Stage, load: Load) -> list[tuple[AnyAct, bool]]:

@@ -1,43 +1,54 @@
-"""Random runs: faults drawn by a seed befall a system under load; then its promises are checked.
+"""Runs of many faults: one after the other they befall a system under load; then it is checked.
 
-A run is cut into chapters, each on a system of its own with a seed of its own, so that a chapter
-that fails is played again by itself: the same rows, in the same order, at the same seconds.
+At random they are drawn by a seed, and in the pauses a service is killed wherever it is just then.
+A random run is cut into chapters, each on a system of its own with a seed of its own, so that a
+chapter that fails is played again by itself: the same rows in the same order. Or each fault comes
+once, as short as it may be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from faults import sends
 from faults.checker import check
-from faults.evidence import Evidence, Violation, reply_name
+from faults.evidence import Catchup, Evidence, Lane, Violation, reply_name
 from faults.gathering import bounds_of, evidence_of, held
-from faults.history import OutboxRow
-from faults.load import Load, play, stage
+from faults.history import Delivered, End, OutboxRow
+from faults.load import Load, going_on, stage
 from faults.rig import NotQuiet, Rig
-from faults.rows import WEIGHTS, Row, Struck
+from faults.rows import WEIGHTS, Least, Row, Struck
+from faults.rows.process import dies_anywhere
+from faults.sends import Doubt
 
-CHAPTER_SECONDS = 300.0
-PAUSE_SECONDS = (2.0, 8.0)
-"""From the end of a fault to the next."""
+CHAPTER_SECONDS = 600.0
+PAUSE_SECONDS = (0.5, 2.0)
+"""From the end of a fault to the next death, and from that to the next fault."""
+DEATHS = (1, 2)
+"""In each pause."""
 PEOPLE = 300
 """So many that nobody writes more in two minutes than a look at the newest messages shows."""
 WARMING_SECONDS = 10.0
 """Of load before the first fault, so that pools and caches are filled when usage is taken."""
+ROUND_SECONDS = 5.0
+"""Of load, after each of which it may end."""
 REST_SECONDS = 60.0
 """Beside the longest doubt: how long all may take to come to rest."""
+DEATH = Row("death", "process", dies_anywhere, frozenset())
 
-Tell = Callable[[str], None]
+Tell: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Strike:
-    """One fault of a run: when it began and ended (seconds), what it did, and why it failed."""
+    """One fault of a run: when it began and ended (Unix seconds), what it did, why it failed."""
 
     row: str
     begun: float
@@ -46,18 +57,33 @@ class Strike:
     failure: str = ""
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What POSTs were answered with: how many, and the slowest in seconds, by status.
+
+    `none` are those without an answer.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    slowest: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass
 class Chapter:
     """What came of one system and its faults."""
 
     seed: int
-    seconds: float
+    seconds: float = 0.0
+    """From the first fault to the last."""
     strikes: list[Strike] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
-    uncertain: Counter[str] = field(default_factory=Counter)
+    doubts: list[Doubt] = field(default_factory=list)
     duplicates: int = 0
     events: int = 0
     replies: int = 0
+    answers: Answers = Answers()
+    isolation: dict[str, list[float]] = field(default_factory=dict)
+    """By row that isolates: p95 of the others' acks, as a multiple of the usual."""
     left: list[str] = field(default_factory=list)
     """What was not settled at the end, each where it stands."""
     rest: float = 0.0
@@ -72,13 +98,12 @@ class Chapter:
         return sum(strike.struck.kills for strike in self.strikes)
 
     @property
-    def recoveries(self) -> dict[str, list[float]]:
-        """Seconds by process."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for strike in self.strikes:
-            for name, seconds in strike.struck.recoveries.items():
-                found[name] += seconds
-        return dict(found)
+    def catchups(self) -> list[Catchup]:
+        return [catchup for strike in self.strikes for catchup in strike.struck.catchups]
+
+
+Course: TypeAlias = Callable[[Rig, Chapter, Sequence[Row], Tell], Awaitable[None]]
+"""Which faults befall the rig, of those that there are: fills the chapter's strikes."""
 
 
 def chapters(seed: int, seconds: float) -> Iterator[tuple[int, float]]:
@@ -95,71 +120,121 @@ def drawn(rows: Sequence[Row], draw: random.Random) -> Row:
     return draw.choice([row for row in rows if row.family == family])
 
 
+def at_random(seconds: float) -> Course:
+    """Faults and deaths as the chapter's seed draws them, for so long."""
+
+    async def befall(rig: Rig, chapter: Chapter, rows: Sequence[Row], tell: Tell) -> None:
+        draw, until = random.Random(f"{chapter.seed}/faults"), time.monotonic() + seconds
+        while time.monotonic() < until:
+            deaths = [DEATH] * draw.randint(*DEATHS)
+            for row in [*deaths, drawn(rows, draw)]:
+                await asyncio.sleep(draw.uniform(*PAUSE_SECONDS))
+                # A stream of its own: how much one fault draws changes nothing for the next.
+                await _strike(rig, chapter, row, random.Random(draw.random()), tell)
+
+    return befall
+
+
+async def each_once(rig: Rig, chapter: Chapter, rows: Sequence[Row], tell: Tell) -> None:
+    """Every fault in this order, with the fewest deaths and the shortest outages."""
+    for row in rows:
+        await _strike(rig, chapter, row, Least(f"{chapter.seed}/{row.id}"), tell)
+
+
 async def play_chapter(
     folder: Path,
     seed: int,
-    seconds: float,
+    course: Course,
     rows: Sequence[Row],
     *,
     env: Mapping[str, str],
     rate: float,
     tell: Tell,
-) -> Chapter:
-    """Starts a system, has faults befall it for so long, lets it rest, and checks it."""
+    warming: float = WARMING_SECONDS,
+) -> tuple[Chapter, Evidence]:
+    """Starts a system, has faults befall it, lets it rest, checks it: with what was found."""
     proxies = sorted(frozenset().union(*(row.proxies for row in rows)))
-    load = Load(seed=seed, people=PEOPLE, events=int(rate * seconds), rate=rate)
-    chapter = Chapter(seed, seconds)
+    load = Load(seed=seed, people=PEOPLE, events=int(rate * ROUND_SECONDS), rate=rate)
+    chapter = Chapter(seed)
     async with Rig(folder, proxies=proxies, env=env, seed=seed) as rig:
         on = await stage(rig, load)
-        await play(rig, on, replace(load, seed=-seed, events=int(rate * WARMING_SECONDS)))
-        before = held(rig)
-        playing = asyncio.create_task(play(rig, on, load))
-        try:
-            await _strike_on(rig, chapter, rows, tell)
-            await playing
-        finally:
-            playing.cancel()
+        async with going_on(rig, on, replace(load, seed=-seed)):
+            await asyncio.sleep(warming)
+        before, begun = held(rig), time.time()
+        async with going_on(rig, on, load):
+            await course(rig, chapter, rows, tell)
+        chapter.seconds = time.time() - begun
         await rig.calm()
         try:
             chapter.rest = await rig.quiet(bounds_of(env).uncertain + REST_SECONDS)
         except NotQuiet as left:
             chapter.violations.append(Violation("I9", "the system", str(left)))
         struck = [strike.struck for strike in chapter.strikes]
-        _examine(await evidence_of(rig, on, struck, env=env, before=before), chapter)
-    return chapter
+        evidence = await evidence_of(rig, on, struck, env=env, before=before)
+    _figure(evidence, chapter, begun)
+    return chapter, evidence
 
 
-async def _strike_on(rig: Rig, chapter: Chapter, rows: Sequence[Row], tell: Tell) -> None:
-    """One fault after the other, until the chapter's time is over."""
-    draw, clock = random.Random(f"{chapter.seed}/faults"), asyncio.get_running_loop().time
-    begun = clock()
-    while True:
-        await asyncio.sleep(draw.uniform(*PAUSE_SECONDS))
-        at = clock() - begun
-        if at >= chapter.seconds:
-            return
-        row = drawn(rows, draw)
-        # A stream of its own: how much one fault draws changes nothing for the next.
-        own = random.Random(draw.random())
-        struck, failure = Struck(), ""
-        try:
-            struck = await row.strike(rig, own)
-        except (TimeoutError, AssertionError, OSError) as error:
-            failure = str(error) or type(error).__name__
-            await rig.calm()
-        strike = Strike(row.id, at, clock() - begun, struck, failure)
-        chapter.strikes.append(strike)
-        tell(_line(row, strike))
-
-
-def _examine(evidence: Evidence, chapter: Chapter) -> None:
+def examine(chapter: Chapter, evidence: Evidence) -> None:
     """Holds what is left against the promises."""
-    rows = evidence.rows
     chapter.violations += check(evidence)
+
+
+async def _strike(rig: Rig, chapter: Chapter, row: Row, draw: random.Random, tell: Tell) -> None:
+    begun, struck, failure = time.time(), Struck(), ""
+    try:
+        struck = await row.strike(rig, draw)
+    except Exception as error:  # what could not be brought about is told, and the run goes on
+        failure = f"{type(error).__name__}: {error}"
+        await rig.calm()
+    strike = Strike(row.id, begun, time.time(), struck, failure)
+    chapter.strikes.append(strike)
+    tell(_line(row, strike, chapter.strikes[0].begun))
+
+
+def _figure(evidence: Evidence, chapter: Chapter, begun: float) -> None:
+    """What of the run is counted and measured; `begun` is when its first fault might come."""
+    rows, posts = evidence.rows, evidence.history.delivered
     chapter.left = [_left(row) for row in rows.outbox if row.state in sends.UNSETTLED]
-    chapter.uncertain = sends.uncertain_ends(evidence)
+    chapter.doubts = sends.doubts(evidence)
     chapter.duplicates = len(sends.duplicates(evidence))
     chapter.events, chapter.replies = len(rows.events), len(rows.outbox)
+    chapter.answers = answers(posts)
+    usual = p95([post for post in posts if post.started_at < begun])
+    for strike in chapter.strikes:
+        if strike.struck.isolates and usual:
+            ratio = p95(beside(evidence, strike)) / usual
+            chapter.isolation.setdefault(strike.row, []).append(round(ratio, 2))
+
+
+def answers(posts: Sequence[Delivered]) -> Answers:
+    """Counted by status."""
+    counts: Counter[str] = Counter()
+    slowest: dict[str, float] = {}
+    for post in posts:
+        status = "none" if post.status is None else str(post.status)
+        counts[status] += 1
+        slowest[status] = max(slowest.get(status, 0.0), post.ended_at - post.started_at)
+    return Answers(counts, slowest)
+
+
+def beside(evidence: Evidence, strike: Strike) -> list[Delivered]:
+    """The POSTs that began while it went on, without those of the lanes that it held."""
+    lane_of: dict[str, Lane] = {
+        event.ref: (event.page_id, event.lane) for event in evidence.history.happened
+    }
+    return [
+        post
+        for post in evidence.history.delivered
+        if strike.begun <= post.started_at < strike.ended
+        and not strike.struck.held & {lane_of[ref] for ref in post.refs}
+    ]
+
+
+def p95(posts: Sequence[Delivered]) -> float:
+    """Of those answered with 200, in seconds; 0 where there are none."""
+    took = sorted(post.ended_at - post.started_at for post in posts if post.end is End.OK)
+    return took[int(len(took) * 0.95)] if took else 0.0
 
 
 def _left(row: OutboxRow) -> str:
@@ -170,9 +245,9 @@ def _left(row: OutboxRow) -> str:
     )
 
 
-def _line(row: Row, strike: Strike) -> str:
+def _line(row: Row, strike: Strike, since: float) -> str:
     struck = strike.struck
-    said = [f"{strike.begun:7.1f} s  {row.id}  {row.sentence}"]
+    said = [f"{strike.begun - since:7.1f} s  {row.id:5}  {row.sentence}"]
     if struck.kills:
         slowest = max((max(each) for each in struck.recoveries.values()), default=0.0)
         said.append(f"{struck.kills} killed, back within {slowest:.1f} s")

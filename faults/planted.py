@@ -29,16 +29,18 @@ class Bug:
     row: str
     told_by: frozenset[str]
     plant: Plant
+    needs_two: bool = False
+    """Whether it is brought to light where there are two of its service."""
 
 
 BUGS: dict[str, Bug] = {}
 
 
-def bug(service: str, row: str, *told_by: str) -> Callable[[Plant], Plant]:
+def bug(service: str, row: str, *told_by: str, needs_two: bool = False) -> Callable[[Plant], Plant]:
     """Registers a bug under its function's name."""
 
     def register(plant: Plant) -> Plant:
-        BUGS[plant.__name__] = Bug(service, row, frozenset(told_by), plant)
+        BUGS[plant.__name__] = Bug(service, row, frozenset(told_by), plant, needs_two)
         return plant
 
     return register
@@ -75,6 +77,30 @@ def refusal_is_an_error() -> None:
     from pagewire_webhook import receiving
 
     _replace(receiving, "_UNAVAILABLE", receiving.answer(500))
+
+
+@bug("webhook", "F17b", FIGURE)
+def deaths_are_an_outage() -> None:
+    """Rules that die of an event are taken for rules that are away."""
+    from pagewire_runtime.errors import Unavailable
+    from pagewire_webhook.evaluating import Evaluating
+
+    def never(self: Evaluating, event: Any) -> str:
+        raise Unavailable("rules")
+
+    _replace(Evaluating, "_died_of", never)
+
+
+@bug("webhook", "F17c", "I8")
+def whoever_was_there_is_blamed() -> None:
+    """Every event that rules had when they died counts as what they died of."""
+    from pagewire.type.v1.rule_pb2 import Evaluation
+    from pagewire_webhook.evaluating import KILLS_RULES, Evaluating
+
+    async def blamed(self: Evaluating, event: Any) -> Evaluation:
+        return Evaluation(error=KILLS_RULES)
+
+    _replace(Evaluating, "alone", blamed)
 
 
 # The store: taking events, and deciding.
@@ -116,6 +142,30 @@ def nobody_takes_over() -> None:
     from pagewire_store import claiming
 
     _reword(claiming._LEASE, "(lease_until is null or lease_until <= now())", "lease_until is null")
+
+
+@bug("store", "F16", "I6", needs_two=True)
+def epochs_are_not_asked() -> None:
+    """Who decides a lane need not hold it any more: a commit counts under whatever epoch."""
+    from pagewire_store import committing
+
+    hold = committing._hold
+
+    def unfenced(lanes: Any, locked: Any, decided: Any) -> Any:
+        asked = {lane.key: lane.asked.ref.epoch for lane in lanes}
+        as_asked = [row._replace(epoch=asked[row.page_id, row.lane]) for row in locked]
+        return hold(lanes, as_asked, decided)
+
+    _replace(committing, "_hold", unfenced)
+
+
+@bug("store", "F38", "I6", needs_two=True)
+def lanes_are_not_locked() -> None:
+    """Lanes are locked neither to take events nor to decide them."""
+    from pagewire_store import committing, statements
+
+    _reword(statements.LOCK_LANES._statement, "for update of l skip locked", "")
+    _reword(committing._LOCK._statement, "for update of l", "")
 
 
 @bug("store", "F77", "I7")

@@ -1,7 +1,7 @@
 """A proxy between two parts: passes connections on, and does to them what a bad network does.
 
-Toxics (see `toxics`) are switched live, on all connections or on new ones only, in both directions
-or in one.
+Toxics (see `toxics`) are switched live, on all connections or on new or old ones only, in both
+directions or in one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
@@ -106,10 +107,17 @@ class Proxy:
             link.reset()
 
     def add(
-        self, toxic: Toxic, direction: Direction = Direction.BOTH, *, new_only: bool = False
+        self,
+        toxic: Toxic,
+        direction: Direction = Direction.BOTH,
+        *,
+        new_only: bool = False,
+        old_only: bool = False,
     ) -> Callable[[], None]:
         """Sets the toxic on; what is returned lifts it."""
-        applied = Applied(toxic, direction, self.connections + 1 if new_only else 0)
+        first = self.connections + 1 if new_only else 0
+        last = self.connections if old_only else sys.maxsize - 1
+        applied = Applied(toxic, direction, range(first, last + 1))
         self._applied.append(applied)
         self._announce()
 
@@ -122,10 +130,15 @@ class Proxy:
 
     @contextlib.contextmanager
     def suffering(
-        self, toxic: Toxic, direction: Direction = Direction.BOTH, *, new_only: bool = False
+        self,
+        toxic: Toxic,
+        direction: Direction = Direction.BOTH,
+        *,
+        new_only: bool = False,
+        old_only: bool = False,
     ) -> Iterator[None]:
         """The toxic is on within the block."""
-        lift = self.add(toxic, direction, new_only=new_only)
+        lift = self.add(toxic, direction, new_only=new_only, old_only=old_only)
         try:
             yield
         finally:
@@ -139,7 +152,7 @@ class Proxy:
 
     def applied(self, link: int, direction: Direction) -> list[Applied]:
         """What strikes this connection in this direction now."""
-        return [one for one in self._applied if one.direction & direction and link >= one.since]
+        return [one for one in self._applied if one.direction & direction and link in one.links]
 
     async def changed(self, within: float | None) -> bool:
         """Waits so many seconds (None: for ever) for a change of toxics; whether there was one."""

@@ -58,6 +58,9 @@ QUICK: Mapping[str, str] = {
 `{}` in its place gives those that users have.
 """
 
+PATIENCE = 60.0
+"""Seconds for what happens by itself, on a machine that has much else to do: ends a hang only."""
+
 HURRIED_STOP = 0.5
 """Seconds for a process at the rig's end: a test of draining ends it before, by `terminate`."""
 
@@ -167,7 +170,7 @@ class Rig:
         self._note_end(name)
         self.process(name).send(signal.SIGTERM)
 
-    async def back(self, name: str, within: float = 15.0) -> float:
+    async def back(self, name: str, within: float = PATIENCE) -> float:
         """Waits until a life after the one that was ended is ready: the seconds since then.
 
         Raises TimeoutError; NotReady where it ends again before it is ready.
@@ -177,7 +180,7 @@ class Rig:
         return time.monotonic() - since
 
     @asynccontextmanager
-    async def death(self, name: str, within: float = 15.0) -> AsyncIterator[Death]:
+    async def death(self, name: str, within: float = PATIENCE) -> AsyncIterator[Death]:
         """Waits at the block's end for the process to die by itself, and for the next to be ready.
 
         Raises TimeoutError: it did not die, or is not back. What is yielded is filled then.
@@ -234,7 +237,7 @@ class Rig:
 
     # What is there afterwards.
 
-    async def quiet(self, within: float = 30.0) -> float:
+    async def quiet(self, within: float = PATIENCE) -> float:
         """Waits until all is delivered, decided and settled: the seconds that took.
 
         Parked, failed and expired replies are settled. Raises NotQuiet with what is left.
@@ -246,7 +249,7 @@ class Rig:
                 return time.monotonic() - begun
             if time.monotonic() - begun > within:
                 raise NotQuiet(f"after {within} s there are still {left}")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
 
     async def history(self) -> History:
         """What Meta saw so far."""
@@ -267,10 +270,13 @@ class Rig:
         return Traces(tuple(logs), {name: await self.metrics(name) for name in self._metrics})
 
     async def metrics(self, name: str) -> str:
-        """The Prometheus text of `webhook`, `store`, `rules` or `sync`; of one without replicas."""
-        async with httpx.AsyncClient() as http:
-            answer = await http.get(self._metrics[name])
+        """The Prometheus text of a process."""
+        answer = await self.edge.get(self._metrics[name], headers={"Connection": "close"})
         return answer.raise_for_status().text
+
+    def processes(self, service: str) -> list[str]:
+        """The names of the service's processes."""
+        return [service, *(f"{service}-{n}" for n in range(2, self._replicas.get(service, 1) + 1))]
 
     # How it is put together.
 
@@ -282,15 +288,20 @@ class Rig:
         listens = {callee: self._hold() for callee in LISTENS}
         for wire in self._wanted:
             await self._put_between(wire, listens)
-        self._expose_metrics()
         self._lay_fault_files()
+        self._expose_metrics()
         system = running(
             self.folder,
             env=self._env | {LISTENS[callee]: address for callee, address in listens.items()},
             replicas=self._replicas,
-            services={name: self._argv(name, self._env_of.get(name, {})) for name in MODULES},
+            services={
+                name: self._argv(service, self._own_env(name))
+                for service in MODULES
+                for name in self.processes(service)
+            },
         )
         self.system = await self._on_exit.enter_async_context(system)
+        await stored.put_witness(self.postgres.url)
         for (_, callee), proxy in self._proxies.items():
             proxy.target = proxy.target or self.system.addresses[callee]
         await self._open_clients()
@@ -340,14 +351,16 @@ class Rig:
 
     def _expose_metrics(self) -> None:
         for service in ("store", "rules", "sync"):
-            if self._replicas.get(service, 1) == 1:
+            for name in self.processes(service):
                 address = self._hold()
-                self._env_of.setdefault(service, {})["METRICS_LISTEN"] = address
-                self._metrics[service] = f"http://{address}/metrics"
+                self._own_env(name)["METRICS_LISTEN"] = address
+                self._metrics[name] = f"http://{address}/metrics"
 
     async def _open_clients(self) -> None:
         at, enter = self.system.addresses, self._on_exit.enter_async_context
-        self._metrics["webhook"] = f"{at['operator']}/metrics"
+        for name in self.processes("webhook"):
+            operator = name.replace("webhook", "operator")
+            self._metrics[name] = f"{at[operator]}/metrics"
         key = self.system.env["API_KEYS"].split(",")[0]
         headers = {"Authorization": f"Bearer {key}"}
         self.meta = await enter(SimulatorClient(at["simulator"]))
@@ -378,10 +391,11 @@ class Rig:
             await process.ready(within)
 
     async def _left(self) -> dict[str, int]:
-        undelivered = (await self.meta.summary()).undelivered
+        before = await self.meta.wait(settled=True, timeout=0)
         pending, unsettled = await stored.unfinished(self.postgres.url)
+        after = await self.meta.wait(settled=True, timeout=0)
         return {
-            "events to deliver": undelivered + (await self.meta.summary()).undelivered,
+            "events to deliver": before.undelivered + after.undelivered,
             "events to decide": pending,
             "replies to settle": unsettled,
         }

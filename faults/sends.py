@@ -14,10 +14,13 @@ from faults.history import AttemptRow, End, GraphCall, OutboxRow
 IN_DOUBT = frozenset({"uncertain", "uncertain_harmless", "lease_lapsed", "lease_lapsed_harmless"})
 """Ends of an attempt after which nobody knew whether Graph had taken it."""
 UNSETTLED = frozenset({"ready", "sending", "uncertain"})
-READS = frozenset({"conversations", "comment_replies"})
+READ_OFF = 0.01
+"""Seconds by which two clocks of one machine are read differently."""
 TOLD = frozenset({"normal", "refused"})
 """Answers that said, whole, what had happened."""
 CALLS_THAT_SEND = frozenset({"send", "private_reply", "comment_reply"})
+_OWN_COMMENT = {"comment_reply": ("comment:{}:add", "igcomment:{}")}
+"""Keys of the event by which Meta tells of the comment that a call made."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,31 @@ def _unexcused(evidence: Evidence, row: OutboxRow, first: GraphCall, again: Grap
         return "its first answer was known"
     if attempt.settled_by == "response" and (attempt.ended_at or 0.0) < again.started_at:
         return "its first answer was known"
-    if _was_told_back(evidence, first, again.started_at):
+    looks = _looks(evidence, row, first.started_at, again.started_at)
+    if _was_told_back(evidence, first, looks, again.started_at):
         return "it had been told back before"
-    looks = [
-        call.started_at
-        for call in evidence.history.calls
-        if call.endpoint in READS
-        and call.page_id == row.page_id
-        and call.comment_id in (None, row.comment_id)
-        and call.answer in TOLD
-        and first.started_at < call.started_at < again.started_at
-    ]
     if len(looks) < 2:
         return f"it was looked for {len(looks)} times"
-    if max(looks) < first.started_at + evidence.bounds.second_look:
+    if looks[-1] < attempt.started_at + evidence.bounds.second_look - READ_OFF:
         return "the second look was too early"
+    if looks[-1] - looks[0] < evidence.bounds.between_looks - READ_OFF:
+        return "the second look was too soon after the first"
     return ""
+
+
+def _looks(evidence: Evidence, row: OutboxRow, since: float, until: float) -> list[float]:
+    """When the place where it would stand was read, and the reading was answered whole."""
+    if row.kind == "message":
+        place = ("conversations", row.page_id, row.person_id, None)
+    else:
+        place = ("comment_replies", row.page_id, None, row.comment_id)
+    return [
+        call.started_at
+        for call in evidence.history.calls
+        if (call.endpoint, call.page_id, call.person_id, call.comment_id) == place
+        and call.answer == "normal"
+        and since < call.started_at < until
+    ]
 
 
 def _attempt_of(attempts: Sequence[AttemptRow], call: GraphCall) -> AttemptRow | None:
@@ -80,12 +92,21 @@ def _attempt_of(attempts: Sequence[AttemptRow], call: GraphCall) -> AttemptRow |
     return max(before, key=lambda attempt: attempt.started_at, default=None)
 
 
-def _was_told_back(evidence: Evidence, call: GraphCall, before: float) -> bool:
+def _was_told_back(
+    evidence: Evidence, call: GraphCall, looks: Sequence[float], again: float
+) -> bool:
+    """Whether we had its echo, with our tag, before it went again, or its comment while we looked.
+
+    On Instagram an echo has no tag, and says no more than a look does.
+    """
+    by_comment = _OWN_COMMENT.get(call.endpoint, ())
+    keys = {(call.page_id, key.format(call.created)) for key in by_comment}
     refs = {
         event.ref
         for event in evidence.history.happened
-        if call.tag is not None and event.tag == call.tag
+        if (call.tag is not None and event.tag == call.tag) or (event.page_id, event.key) in keys
     }
+    before = max(looks, default=again) if by_comment else again
     return any(
         post.end is End.OK and post.ended_at < before and refs.intersection(post.refs)
         for post in evidence.history.delivered
@@ -106,10 +127,20 @@ def wrong_counts(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("I4", reply_name(row), f"has the id {row.mid}, which is another's")
         elif evidence.is_definite and len(taken) > 1:
             yield Violation("I4", reply_name(row), f"was taken {len(taken)} times by Graph")
-        elif evidence.is_definite and row.state in ("parked", "uncertain"):
+        elif row.state in ("parked", "uncertain") and (
+            evidence.is_definite or not _was_left_in_doubt(evidence, row)
+        ):
             yield Violation(
                 "I4", reply_name(row), f"is {row.state}, though nothing left it in doubt"
             )
+
+
+def _was_left_in_doubt(evidence: Evidence, row: OutboxRow) -> bool:
+    """Whether an attempt of it ended so, or the last has not ended."""
+    attempts = evidence.attempts.get((row.page_id, row.reply_id), [])
+    return row.uncertain_before or any(
+        attempt.verdict is None or attempt.verdict in IN_DOUBT for attempt in attempts
+    )
 
 
 def wrong_duplicates(evidence: Evidence) -> Iterator[Violation]:
@@ -176,15 +207,37 @@ def _overlaps(evidence: Evidence) -> Iterator[Violation]:
         latest[lane] = call
 
 
-def uncertain_ends(evidence: Evidence) -> Counter[str]:
-    """How the replies ended that were in doubt: `echo`, `readback`, `webhook`, `late_answer`,
-    `resend`, `parked`, `failed`, `expired`, or `open` where they have not.
+@dataclass(frozen=True)
+class Doubt:
+    """A reply of which nobody knew for a while whether Graph had taken it.
+
+    `end` is `echo`, `readback`, `webhook`, `late_answer`, `resend`, `parked`, `failed`, `expired`,
+    or `open` where there is none; `seconds` go from the first attempt in doubt to that end.
     """
-    return Counter(
-        _end(row)
-        for row in evidence.rows.outbox
-        if _was_in_doubt(row, evidence.attempts.get((row.page_id, row.reply_id), []))
-    )
+
+    end: str
+    seconds: float | None
+
+
+def doubts(evidence: Evidence) -> list[Doubt]:
+    """Those that there were."""
+    found = []
+    for row in evidence.rows.outbox:
+        attempts = evidence.attempts.get((row.page_id, row.reply_id), [])
+        if _was_in_doubt(row, attempts):
+            begun = min(
+                (each.started_at for each in attempts if each.verdict in IN_DOUBT),
+                default=row.sending_at,
+            )
+            is_known = begun is not None and row.ended_at is not None
+            seconds = (row.ended_at or 0.0) - (begun or 0.0) if is_known else None
+            found.append(Doubt(_end(row), seconds))
+    return found
+
+
+def uncertain_ends(evidence: Evidence) -> Counter[str]:
+    """How often a doubt ended how."""
+    return Counter(doubt.end for doubt in doubts(evidence))
 
 
 def _was_in_doubt(row: OutboxRow, attempts: Sequence[AttemptRow]) -> bool:

@@ -1,4 +1,4 @@
-"""What the store has: its tables, read into `Rows` in one transaction."""
+"""What the store has: its tables, read into `Rows` in one transaction; and who held lanes when."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from faults.history import (
     EventRow,
     FiredRow,
     LaneRow,
+    LeaseRow,
     MarkRow,
     MessageRow,
     OutboxRow,
@@ -41,7 +42,7 @@ EVENTS = """
     from event order by number
 """
 DECISIONS = """
-    select page_id, event_id, outcome, reason, verdicts, book_version, decided_at
+    select page_id, event_id, outcome, reason, verdicts, book_version, decided_at, epoch
     from decision order by decided_at, event_id
 """
 FIRED = "select page_id, event_id, rule_id, rule_version from fired_rule"
@@ -73,6 +74,22 @@ RULE_VERSIONS = """
     select rule_id, version, definition, deleted, changed_at
     from rule_version order by rule_id, version
 """
+LEASES = "select page_id, lane, epoch, owner, leased_at from witness.lease order by leased_at"
+WITNESS: LiteralString = """
+    create schema witness;
+    create table witness.lease (
+        page_id text, lane text, epoch bigint, owner text,
+        leased_at timestamptz not null default clock_timestamp());
+    create function witness.note_lease() returns trigger language plpgsql security definer as $$
+    begin
+        insert into witness.lease (page_id, lane, epoch, owner)
+        values (new.page_id, new.lane, new.epoch, new.lease_owner);
+        return null;
+    end $$;
+    create trigger note_lease after update of epoch on public.lane
+        for each row execute function witness.note_lease();
+"""
+"""Has every claim of a lane written down, which the store itself forgets at the next one."""
 UNFINISHED = """
     select (select count(*) from event where state = 'pending'),
         (select count(*) from outbox where state in ('ready', 'sending', 'uncertain'))
@@ -105,7 +122,14 @@ async def rows(url: str) -> Rows:
             comments=await read(COMMENTS, lambda row: CommentRow(**row)),
             marks=await read(MARKS, lambda row: MarkRow(**row)),
             rule_versions=await read(RULE_VERSIONS, lambda row: RuleVersionRow(**row)),
+            leases=await read(LEASES, lambda row: LeaseRow(**row)),
         )
+
+
+async def put_witness(url: str) -> None:
+    """To be called as superuser, once, when the store has made its tables."""
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        await connection.execute(WITNESS)
 
 
 async def unfinished(url: str) -> tuple[int, int]:

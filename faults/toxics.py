@@ -78,5 +78,5 @@ class Applied:
 
     toxic: Toxic
     direction: Direction
-    since: int
-    """The number of the first connection that it strikes."""
+    links: range
+    """The numbers of the connections that it strikes."""

@@ -42,14 +42,12 @@ async def serve() -> None:
     assert settings.verify_token is not None
     config = PublicConfig(secrets_of(secrets), settings.verify_token.get_secret_value().encode())
     token = settings.service_tokens.first("webhook")
-    async with (
-        channel(settings.store_target, token=token, max_message_bytes=MESSAGE_BYTES) as store,
-        listening(
-            public_app(config, OneCallEach(ingest_over(store))),
-            settings.webhook_listen,
-        ),
-    ):
-        await until_signalled()
+    async with channel(
+        settings.store_target, token=token, max_message_bytes=MESSAGE_BYTES
+    ) as store:
+        app = public_app(config, OneCallEach(ingest_over(store)))
+        async with listening(app, settings.webhook_listen, taker=app.taker):
+            await until_signalled()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from faults.evidence import Lane
+from faults.evidence import Catchup, Lane
 from faults.rig import Rig
 
 WEIGHTS: Mapping[str, float] = {
@@ -32,8 +32,9 @@ class Struck:
     """What a row did, and what a check is to allow for it.
 
     `kills` counts deaths of processes; `recoveries` are seconds from a death to the next life's
-    readiness, by process, and of `postgres` from its return to the first 200. `poisoned` and
-    `blocked` are as in `Evidence`, `slowest` as in `Bounds`.
+    readiness, by process, and of `postgres` from its return to the first 200. `poisoned`, `blocked`
+    and `catchups` are as in `Evidence`, `slowest` as in `Bounds`. Where it `isolates`, all but the
+    lanes that it `held` should have gone on as ever, which is measured.
     """
 
     kills: int = 0
@@ -41,6 +42,19 @@ class Struck:
     poisoned: frozenset[Lane] = frozenset()
     blocked: frozenset[str] = frozenset()
     slowest: float = 2.5
+    catchups: Sequence[Catchup] = ()
+    isolates: bool = False
+    held: frozenset[Lane] = frozenset()
+
+
+class Least(random.Random):
+    """Draws the fewest deaths and the shortest outages, and else by its seed."""
+
+    def randint(self, a: int, b: int) -> int:
+        return a
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
 
 
 Strike: TypeAlias = Callable[[Rig, random.Random], Awaitable[Struck]]

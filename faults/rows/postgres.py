@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import grpc
 import psycopg
@@ -21,22 +22,37 @@ from faults.evidence import Lane
 from faults.postgres import Lost
 from faults.rig import Rig
 from faults.rows import Struck, row
+from faults.rows.sends import lively
 from faults.servers import Stop
 from faults.shown import shown
+from faults.toxics import Hang
 from pagewire.store.v1.operation_service_pb2 import ListQuarantinedRequest
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire_runtime.auth import parse_service_tokens
+from pagewire_simulator.acts import Say
 
 if TYPE_CHECKING:
     from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceAsyncStub
 
-WITHIN = 30.0
+WITHIN = 60.0
 """Seconds for what must happen by itself, on a busy machine."""
 HEALS_WITHIN = 5.0
 IDLE_SECONDS = 5.0
 """After which PostgreSQL ends a transaction in which nothing is said."""
 PAUSED_SLOWEST = 5.0
 READERS = 20
+TALKING = 4
+"""People who say something in each of many instants."""
+TURN_SECONDS = 0.02
+SLOW_INSERTS: LiteralString = """
+    create function witness.dawdle() returns trigger language plpgsql as $$
+    begin
+        if random() < 0.5 then perform pg_sleep(random() * 0.4); end if;
+        return null;
+    end $$;
+    create trigger dawdle after insert on public.event
+        for each statement execute function witness.dawdle();
+"""
 TO_THE_STORE = frozenset({("store", "postgres")})
 
 
@@ -143,9 +159,10 @@ LANE = sql.SQL("select from lane where page_id = %s and lane = %s for update")
 @row("F29", weight="postgres")
 async def lane_is_held(rig: Rig, draw: random.Random) -> Struck:
     """Another session holds one lane's row."""
-    async with locked(rig, LANE, await next_lane(rig)):
+    lane = await next_lane(rig)
+    async with locked(rig, LANE, lane):
         await asyncio.sleep(draw.uniform(3, 10))
-    return Struck()
+    return Struck(isolates=True, held=frozenset({lane}))
 
 
 @row("F31", weight="postgres")
@@ -191,31 +208,39 @@ async def crowd(rig: Rig) -> AsyncIterator[None]:
 @row("F33", weight="postgres")
 async def reads_are_slow(rig: Rig, draw: random.Random) -> Struck:
     """Twenty readers wait for what others hold, and take all connections for reading."""
-    await with_slow_reads(rig, draw.uniform(2, 10))
-    return Struck()
+    async with slow_reads(rig):
+        await asyncio.sleep(draw.uniform(2, 10))
+    return Struck(isolates=True)
 
 
-async def with_slow_reads(rig: Rig, seconds: float) -> list[grpc.StatusCode]:
-    """How the readers were answered, when so many seconds are over."""
+@contextlib.asynccontextmanager
+async def slow_reads(rig: Rig) -> AsyncIterator[list[grpc.StatusCode]]:
+    """Readers who wait for a lock within the block; how each was refused so far."""
     token = parse_service_tokens(rig.system.env["SERVICE_TOKENS"]).first("operator")
     metadata = (("authorization", f"Bearer {token}"),)
     answers: list[grpc.StatusCode] = []
     lock = sql.SQL("lock table quarantine in access exclusive mode")
 
-    async def read(store: OperationServiceAsyncStub, until: float) -> None:
-        while time.monotonic() < until:
+    async def read(store: OperationServiceAsyncStub) -> None:
+        while True:
             try:
-                await store.ListQuarantined(ListQuarantinedRequest(), metadata=metadata, timeout=5)
+                await store.ListQuarantined(
+                    ListQuarantinedRequest(), metadata=metadata, timeout=WITHIN
+                )
             except grpc.aio.AioRpcError as refused:
                 answers.append(refused.code())
             await asyncio.sleep(0.05)
 
     target = rig.system.addresses["store"]
     async with locked(rig, lock), grpc.aio.insecure_channel(target) as channel:
-        until = time.monotonic() + seconds
         store: OperationServiceAsyncStub = OperationServiceStub(channel)
-        await asyncio.gather(*(read(store, until) for _ in range(READERS)))
-    return answers
+        readers = [asyncio.create_task(read(store)) for _ in range(READERS)]
+        try:
+            yield answers
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.wait(readers)
 
 
 @row("F34", weight="postgres", proxies=TO_THE_STORE)
@@ -226,6 +251,14 @@ async def commits_are_not_answered(rig: Rig, draw: random.Random) -> Struck:
             WITHIN
         )
     return Struck()
+
+
+@row("F34b", weight="postgres", proxies=TO_THE_STORE)
+async def connections_vanish(rig: Rig, draw: random.Random) -> Struck:
+    """Every open connection to PostgreSQL becomes a black hole; those made later serve."""
+    with rig.proxy("store", "postgres").suffering(Hang(), old_only=True):
+        await asyncio.sleep(draw.uniform(3, 20))
+        return await serves_again(rig)
 
 
 @row("F35", weight="postgres")
@@ -254,13 +287,63 @@ async def store_stands_still_in_a_transaction(rig: Rig, draw: random.Random) -> 
 
 @row("F38", weight="postgres")
 async def commits_overtake_each_other(rig: Rig, draw: random.Random) -> Struck:
-    """Half of all commits wait a while, so that they end in another order than they began."""
+    """Half of all commits wait, those of events when they have their numbers; Meta asks all edges.
+
+    So that they would end in another order than they began: what few people say in one go, by each
+    edge and each store that there is.
+    """
+    page = await lively(rig, draw)
+    people = [(await rig.meta.create_person(page.id)).id for _ in range(TALKING)]
     rules = [
         f"store.{part}.before_commit=sleep:{pause}ms p=0.5@{draw.getrandbits(30)}"
-        for part, pause in [("ingest", 150), ("ingest", 400), ("decide", 200), ("outbox", 100)]
+        for part, pause in [("decide", 200), ("outbox", 100)]
     ]
-    await faulty(rig, ";".join(rules), draw.uniform(3, 10))
-    return Struck()
+    until = time.monotonic() + draw.uniform(3, 10)
+    async with slow_inserts(rig), all_edges(rig):
+        rig.fault("store", ";".join(rules))
+        try:
+            while time.monotonic() < until:
+                await rig.meta.acts(
+                    [Say(account=page.id, person=person, text="hello") for person in people]
+                )
+                await asyncio.sleep(draw.uniform(0.05, 0.15))
+        finally:
+            rig.fault("store")
+    return Struck(slowest=PAUSED_SLOWEST)
+
+
+@contextlib.asynccontextmanager
+async def slow_inserts(rig: Rig) -> AsyncIterator[None]:
+    """Half of all statements that store events take a while after they have drawn numbers."""
+    await rig.postgres.ask(SLOW_INSERTS)
+    try:
+        yield
+    finally:
+        await rig.postgres.ask("drop function witness.dawdle cascade")
+
+
+@contextlib.asynccontextmanager
+async def all_edges(rig: Rig) -> AsyncIterator[None]:
+    """Meta's webhooks come to each edge in turn, as through a balancer."""
+    at = rig.system.addresses
+    edges = [at[name.replace("webhook", "public")] for name in rig.processes("webhook")]
+    if len(edges) == 1:
+        yield
+        return
+
+    async def take_turns() -> None:
+        for url in itertools.cycle(edges):
+            await rig.meta.webhook(url, verify=False)
+            await asyncio.sleep(TURN_SECONDS)
+
+    turns = asyncio.create_task(take_turns())
+    try:
+        yield
+    finally:
+        turns.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await turns
+        await rig.meta.webhook(edges[0], verify=False)
 
 
 async def faulty(rig: Rig, rules: str, seconds: float) -> None:

@@ -18,16 +18,20 @@ from faults.wires import through
 from pagewire_simulator.client import AccountView
 from pagewire_simulator.faults import Script
 from pagewire_simulator.ledger import CallRecord
+from pagewire_simulator.limits import Allowance
 from pagewire_simulator.meta import Echoes
 
 SENDS = ("send", "private_reply", "comment_reply")
 GRAPH = ("sync", "graph")
-WITHIN = 20.0
-"""Seconds for the load to bring about what a row waits for."""
+WITHIN = 90.0
+"""Seconds for the load to bring about what a row waits for; a page that was throttled before rests
+for a minute."""
 LEAST = 3
 """So many sends meet a fault."""
 RECENT = 5
 """So many events tell which pages are lively."""
+THROTTLED_SECONDS = 2.0
+"""For which nobody is written to where the app has called too often."""
 BLOCKED_SECONDS = 1.0
 """For which a page is left without a good token."""
 
@@ -35,7 +39,20 @@ REFUSING = ("http_500", "http_502", "http_503", "error", "unavailable")
 CREATING = ("created_error", "created_unavailable", "http_500", "http_502", "http_503")
 BROKEN = ("half", "truncated", "html", "empty", "lost", "reset")
 THROTTLED = {"http_429": None, "messenger_throttled": None, "user_throttled": None, "calls": 613}
+OVERUSED = Allowance(calls=400, used=376)
+"""Ninety-four per cent,"""
+LEFT = 4
+"""and so many calls later 95, at which a page is to stop before it is refused."""
+LONG_LAG = 120.0
+"""Seconds after which reads show what was sent: later than any look is made."""
 BLOCKED = ("token_expired", "token_password_changed", "permission")
+
+WAITING = "select count(*) from outbox where state = 'ready' and state_reason = %s"
+SENT_AGAIN = """
+    select count(*) from attempt a join outbox o on o.page_id = a.page_id
+        and o.reply_id = a.reply_id and o.state = 'sent' and o.uncertain_before
+    where a.tag = any(%s)
+"""
 
 
 async def meet(rig: Rig, *scripts: Script, least: int = LEAST) -> list[CallRecord]:
@@ -47,7 +64,8 @@ async def meet(rig: Rig, *scripts: Script, least: int = LEAST) -> list[CallRecor
         async with asyncio.timeout(WITHIN):
             while len(met) < least:
                 await asyncio.sleep(0.05)
-                met = [call for call in (await rig.meta.calls())[before:] if call.fault]
+                came = await rig.meta.calls(after=str(before))
+                met = [call for call in came if call.fault]
     except TimeoutError:
         raise TimeoutError(f"{len(met)} of {least} sends met the fault") from None
     finally:
@@ -68,30 +86,29 @@ def one_by_one(faults: Sequence[str], draw: random.Random, **more: bool) -> list
 
 async def lively(rig: Rig, draw: random.Random) -> AccountView:
     """An account on which something happens now. Raises TimeoutError: nothing happens."""
-    before = len(await rig.meta.events())
+    before = (await rig.meta.summary()).events
     async with asyncio.timeout(WITHIN):
-        while len(events := (await rig.meta.events())[before:]) < RECENT:
+        while len(events := await rig.meta.events(after=before)) < RECENT:
             await asyncio.sleep(0.05)
     name = draw.choice(sorted({event.account_id for event in events}))
     return next(account for account in await rig.meta.accounts() if account.id == name)
 
 
-async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> None:
+async def until(is_so: Callable[[], Awaitable[bool]], what: str, within: float = WITHIN) -> None:
     """Raises TimeoutError where it does not become so."""
     try:
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(within):
             while not await is_so():
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
     except TimeoutError:
-        raise TimeoutError(f"not within {WITHIN:.0f} s: {what}") from None
+        raise TimeoutError(f"not within {within:.0f} s: {what}") from None
 
 
 async def waits_for(rig: Rig, reason: str) -> None:
     """Until a reply waits for this reason."""
 
     async def is_waiting() -> bool:
-        waiting = [row for row in (await rig.rows()).outbox if row.state == "ready"]
-        return any(row.state_reason == reason for row in waiting)
+        return bool(await rig.postgres.ask(WAITING, (reason,)))
 
     await until(is_waiting, f"a reply waits as {reason}")
 
@@ -125,19 +142,34 @@ async def sends_fail_and_are_taken(rig: Rig, draw: random.Random) -> Struck:
 
 @row("F52", weight="graph")
 async def reads_lag(rig: Rig, draw: random.Random) -> Struck:
-    """The answers to sends are lost, nothing is told back, and reads show them late.
+    """Answers to sends are lost, nothing is told back, and reads show them late, or too late.
 
-    As late as three quarters of what the second look waits for.
+    Either at three quarters of what the second look waits for, or when no look is made any more:
+    then what Graph took is sent again, once.
     """
-    lag = 0.75 * bounds_of(rig.system.env).second_look
+    second_look = bounds_of(rig.system.env).second_look
+    lag = draw.choice([0.75 * second_look, LONG_LAG])
     await rig.meta.options(read_lag=lag)
     try:
         async with echoing(rig, Echoes(when="never")):
-            await meet(rig, *on_sends("lost"))
-            await asyncio.sleep(2 * lag)  # the looks of it are made, the last one sees it
+            met = await meet(rig, Script(fault="lost", endpoint="send"))
+            if lag == LONG_LAG:
+                await sent_again(rig, met, within=WITHIN + 2 * second_look)
+            else:
+                await asyncio.sleep(2 * lag)  # the looks of it are made, the last one sees it
     finally:
         await rig.meta.options(read_lag=0)
     return Struck()
+
+
+async def sent_again(rig: Rig, met: Sequence[CallRecord], within: float) -> None:
+    """Until one of the messages that these calls sent was sent again."""
+    tags = [call.metadata for call in met if call.metadata]
+
+    async def is_sent() -> bool:
+        return bool(await rig.postgres.ask(SENT_AGAIN, (tags,)))
+
+    await until(is_sent, "what was lost is sent again", within)
 
 
 @row("F53", weight="graph", proxies=frozenset({GRAPH}))
@@ -160,14 +192,53 @@ async def answers_are_broken(rig: Rig, draw: random.Random) -> Struck:
 
 
 @row("F56", weight="graph")
-async def a_page_is_throttled(rig: Rig, draw: random.Random) -> Struck:
-    """One page has called too often, by 429 or by a code, and no other has."""
+async def too_many_calls(rig: Rig, draw: random.Random) -> Struck:
+    """A page has called too often, by 429, a code or its usage, and no other; or the app has."""
+    throttle = draw.choice([throttled, overused, all_throttled])
+    page = await throttle(rig, draw)
+    await rig.meta.allow(page.id, Allowance())
+    return Struck()
+
+
+async def throttled(rig: Rig, draw: random.Random) -> AccountView:
+    """A page's sends are refused by 429 or a code; the page."""
     page = await lively(rig, draw)
     fault = draw.choice(sorted(THROTTLED))
     code = THROTTLED[fault]
     more = {"account": page.id} | ({"code": code} if code else {})
     await meet(rig, *on_sends("http_429" if code else fault, **more), least=1)
-    return Struck()
+    return page
+
+
+async def overused(rig: Rig, draw: random.Random) -> AccountView:
+    """The usage that Graph's headers tell of a page passes 95 per cent, and stays so; the page."""
+    page = await lively(rig, draw)
+    before = str(len(await rig.meta.calls(account=page.id)))
+    await rig.meta.allow(page.id, OVERUSED)
+
+    async def is_over() -> bool:
+        came = await rig.meta.calls(account=page.id, after=before)
+        return sum(call.ended_at is not None for call in came) >= LEFT
+
+    await until(is_over, f"the page has called {LEFT} times")
+    return page
+
+
+async def all_throttled(rig: Rig, draw: random.Random) -> AccountView:
+    """Code 4: the app has called too often, as one page is told; that page.
+
+    Raises AssertionError where any page is written to while it lasts. Whoever can't wait so long
+    starts sync anew, which forgets of it.
+    """
+    page = await lively(rig, draw)
+    await meet(rig, *on_sends("app_throttled", account=page.id), least=1)
+    await asyncio.sleep(THROTTLED_SECONDS)  # what was on its way arrives
+    before = str((await rig.meta.summary()).calls)
+    await asyncio.sleep(THROTTLED_SECONDS)
+    called = {call.endpoint for call in await rig.meta.calls(after=before)}
+    assert not called & {*SENDS}, "the app is over its limit, and sends"
+    await restart(rig, {})
+    return page
 
 
 @row("F57", weight="graph")
@@ -203,7 +274,20 @@ async def people_cannot_be_written_to(rig: Rig, draw: random.Random) -> Struck:
 async def a_page_is_slow(rig: Rig, draw: random.Random) -> Struck:
     """The sends of one page are taken, and answered after 30 seconds."""
     page = await lively(rig, draw)
-    await meet(rig, *on_sends("slow", account=page.id), least=2)
+    slow = on_sends("slow", account=page.id)
+    since = str((await rig.meta.summary()).calls)
+
+    async def goes_on_elsewhere() -> bool:
+        calls = await rig.meta.calls(after=since)
+        begun = [call.serial for call in calls if call.fault]
+        others = [call.serial for call in calls if call.account_id != page.id and call.created]
+        return len(begun) > 1 and max(others, default=0) > begun[0]
+
+    await rig.meta.faults(*slow)
+    try:
+        await until(goes_on_elsewhere, "two sends are slow, and another page's goes")
+    finally:
+        await rig.meta.faults()
     return Struck()
 
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import defaultdict
 from typing import Any
 
+from faults.evidence import Catchup
 from faults.load import Load
 from faults.rig import Rig
 from faults.rows import Struck, row
-from faults.rows.sends import WITHIN, lively
+from faults.rows.sends import RECENT, WITHIN, lively, until
 from faults.toxics import Bandwidth, Direction, Hang, Latency, Slicer, Toxic
+from pagewire_simulator.acts import Say
+from pagewire_simulator.plan import Plan
 
 REPEATED = 5
 TIMES = 20
@@ -22,10 +26,18 @@ TIMES = 20
 REVERSED = 20
 STEP_SECONDS = 0.1
 """Between two of what comes in reverse."""
+SAYING_SECONDS = 1.0
+"""It is said within so many seconds, before the first of it comes."""
+FLOOD = 200
+"""So many events are told of at once,"""
+FLOODING = 256
+"""in so many POSTs at the same time."""
 HOUR = 3600.0
 LATE = (36 * HOUR, 7 * 24 * HOUR)
 SECONDS = 3.0
 """For which a fault of the network, or of a clock, goes on."""
+FLOODED_SLOWEST = 5.0
+"""Seconds, of which the generator, which waits for so many answers at once, counts its own too."""
 SKEWS = (300.0, -300.0, -HOUR)
 WIRES = frozenset(
     {("webhook", "store"), ("webhook", "rules"), ("rules", "store"), ("sync", "store")}
@@ -42,10 +54,14 @@ REACHED = {
 async def bodies(rig: Rig, count: int) -> list[bytes]:
     """So many bodies that came since now. Raises TimeoutError: fewer did."""
     before = len((await rig.rows()).raw)
-    async with asyncio.timeout(WITHIN):
-        while len(came := (await rig.rows()).raw[before:]) < count:
-            await asyncio.sleep(0.1)
-    return [raw.body for raw in came[:count]]
+
+    async def have_come() -> bool:
+        stored = await rig.postgres.ask("select count(*) from delivery")
+        assert isinstance(stored, int)
+        return stored >= before + count
+
+    await until(have_come, f"{count} bodies come")
+    return [raw.body for raw in (await rig.rows()).raw[before : before + count]]
 
 
 async def deliver(rig: Rig, body: dict[str, Any]) -> None:
@@ -75,10 +91,12 @@ async def all_comes_in_reverse(rig: Rig, draw: random.Random) -> Struck:
     """What one person writes comes in the reverse order."""
     page = await lively(rig, draw)
     person = (await rig.meta.create_person(page.id)).id
+    clock = asyncio.get_running_loop().time
+    first_at = clock() + SAYING_SECONDS
     try:
         for left in range(REVERSED, 0, -1):
-            plan = {"reorder": 1, "reorder_by": left * STEP_SECONDS}
-            await rig.meta.options(plan=plan)
+            held_back = max(first_at - clock(), 0) + left * STEP_SECONDS
+            await rig.meta.options(plan={"reorder": 1, "reorder_by": held_back})
             await rig.meta.say(page.id, f"price in reverse {left}", person=person)
     finally:
         await rig.meta.options(plan={"reorder": Load().reordered, "reorder_by": 0.2})
@@ -103,10 +121,64 @@ async def it_comes_late(rig: Rig, draw: random.Random) -> Struck:
 @row("F74", weight="network")
 async def rules_are_slow(rig: Rig, draw: random.Random) -> Struck:
     """Rules take a second for what takes them a millisecond."""
+    before = (await rig.meta.summary()).events
+    begun = time.monotonic()
     rig.fault("rules", "rules.evaluate=sleep:1s")
-    await asyncio.sleep(SECONDS)
-    rig.fault("rules")
-    return Struck()
+    try:
+        await asyncio.sleep(SECONDS)
+        await until(lambda: _are_pending(rig), "events wait for rules")
+    finally:
+        rig.fault("rules")
+    arrived = (await rig.meta.summary()).events - before
+    return Struck(catchups=(await _catchup(rig, arrived / (time.monotonic() - begun)),))
+
+
+async def _are_pending(rig: Rig) -> bool:
+    return bool(await rig.postgres.ask("select count(*) from event where state = 'pending'"))
+
+
+async def _catchup(rig: Rig, arrivals_a_second: float) -> Catchup:
+    """How long it takes until what waits now is decided."""
+    begun = time.monotonic()
+    newest = await rig.postgres.ask("select coalesce(max(number), 0) from event")
+    left = "select count(*) from event where state = 'pending' and number <= %s"
+    backlog = await rig.postgres.ask(left, (newest,))
+
+    async def is_gone() -> bool:
+        return not await rig.postgres.ask(left, (newest,))
+
+    await until(is_gone, "the backlog is gone")
+    assert isinstance(backlog, int)
+    return Catchup(time.monotonic() - begun, backlog, arrivals_a_second)
+
+
+@row("F75", weight="network")
+async def far_too_much_comes(rig: Rig, draw: random.Random) -> Struck:
+    """Two hundred events come at once, up to twenty times, on top of all others."""
+    page = await lively(rig, draw)
+    people = [(await rig.meta.create_person(page.id)).id for _ in range(FLOOD // 10)]
+    await rig.meta.options(plan={"connections": FLOODING})
+    try:
+        await _flood(rig, page.id, people, draw)
+    finally:
+        await rig.meta.options(plan={"connections": Plan().connections})
+    await until(lambda: _is_taken(rig), "the flood is taken")
+    return Struck(slowest=FLOODED_SLOWEST)
+
+
+async def _flood(rig: Rig, page: str, people: list[str], draw: random.Random) -> None:
+    for number in range(draw.randint(1, 20)):
+        flood = [
+            Say(account=page, person=person, text=f"hello in the flood {number}.{turn}")
+            for turn in range(FLOOD // len(people))
+            for person in people
+        ]
+        await rig.meta.acts(flood)
+        await asyncio.sleep(draw.uniform(0.5, 1))
+
+
+async def _is_taken(rig: Rig) -> bool:
+    return (await rig.meta.wait(settled=True, timeout=0)).undelivered < RECENT
 
 
 @row("F77", weight="network")

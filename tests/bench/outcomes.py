@@ -14,6 +14,7 @@ def outcome(
         seconds=1.0,
         due=list(due or [0.0] * len(status)),
         latency_ms=[1.0] * len(status),
+        late_ms=[0.0] * len(status),
         status=list(status),
         busy=0.0,
     )

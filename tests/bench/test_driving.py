@@ -76,6 +76,9 @@ async def test_a_late_start_counts_as_latency() -> None:
     # All were due at once, over one connection: each waited for those before it.
     assert found.latency_ms == sorted(found.latency_ms)
     assert found.latency_ms[-1] >= found.seconds * 1000 * 0.9
+    # And what each waited for is told apart from its own answer's time.
+    assert found.late_ms == sorted(found.late_ms)
+    assert found.late_ms[-1] >= found.latency_ms[-2]
 
 
 async def test_a_closed_loop_without_a_time_sends_each_body_once() -> None:

@@ -16,6 +16,7 @@ def outcome(
         seconds=len(latencies) / 4,
         due=[at / 4 for at in range(len(latencies))],
         latency_ms=[*latencies],
+        late_ms=[0.0] * len(latencies),
         status=[503 if at in refused else 200 for at in range(len(latencies))],
         busy=0,
     )

@@ -16,7 +16,12 @@ import redis
 
 from pagewire_cli import secretfile
 from pagewire_cli.embedded import FolderInUse
-from pagewire_cli.launcher import clean, running
+from pagewire_cli.launcher import (
+    SERVER_STOPS_WITHIN,
+    SERVICES_STOP_WITHIN,
+    clean,
+    running,
+)
 from pagewire_cli.leash import CannotStart
 
 NAMES = ("simulator", "store", "rules", "sync", "webhook")
@@ -271,7 +276,7 @@ def test_up_says_where_everything_is_and_a_signal_to_its_whole_group_ends_it_all
         addresses = secretfile.read(secretfile.addresses_path(folder))
         running_before = processes_on(folder)
         os.killpg(launcher.pid, number)
-        code = launcher.wait(15)
+        code = launcher.wait(90)
 
     secrets = secretfile.read(secretfile.path(folder))
     assert addresses["PUBLIC_URL"] in said
@@ -292,7 +297,7 @@ def test_killing_the_launcher_leaves_no_process(folder: Path, tmp_path: Path) ->
         launcher.wait()
 
     assert len(running_before) >= 8
-    assert all_gone(folder, within=10)
+    assert all_gone(folder, within=60)
 
 
 def test_up_comes_up_again_on_what_a_killed_launcher_left(folder: Path, tmp_path: Path) -> None:
@@ -321,11 +326,15 @@ def test_up_ends_well_also_when_nobody_reads_any_more_what_it_says(
     assert launcher.returncode == 0
 
 
+def test_services_and_servers_have_their_shares_of_fifteen_seconds_to_end_in() -> None:
+    assert SERVICES_STOP_WITHIN + 2 * SERVER_STOPS_WITHIN < 15
+
+
 def test_up_ends_in_time_also_when_a_service_does_not_want_to(folder: Path, tmp_path: Path) -> None:
     with launch(environment(folder, tmp_path, STANDIN_STUBBORN="webhook")) as launcher:
         greeting(launcher)
         launcher.terminate()
-        said, _ = launcher.communicate(timeout=15)
+        said, _ = launcher.communicate(timeout=90)
 
     assert launcher.returncode == 1
     assert "had to be killed: webhook" in said
@@ -337,7 +346,7 @@ def test_up_stopped_while_it_starts_leaves_nothing(folder: Path, tmp_path: Path)
         assert launcher.stdout is not None
         launcher.stdout.readline()  # that it is starting
         launcher.terminate()
-        code = launcher.wait(15)
+        code = launcher.wait(90)
 
     assert code == 0
     assert all_gone(folder, within=0)
@@ -345,7 +354,7 @@ def test_up_stopped_while_it_starts_leaves_nothing(folder: Path, tmp_path: Path)
 
 def test_up_says_which_service_failed_with_the_end_of_its_log(folder: Path, tmp_path: Path) -> None:
     with launch(environment(folder, tmp_path, STANDIN_BROKEN="rules")) as launcher:
-        said, _ = launcher.communicate(timeout=40)
+        said, _ = launcher.communicate(timeout=120)
 
     assert launcher.returncode == 1
     assert "pagewire: rules ended before it was ready" in said
@@ -359,7 +368,7 @@ def test_up_on_a_folder_that_is_up_is_refused_in_one_line(folder: Path, tmp_path
     with launch(env) as first:
         greeting(first)
         with launch(env) as second:
-            said, _ = second.communicate(timeout=20)
+            said, _ = second.communicate(timeout=90)
         first.terminate()
 
     assert second.returncode == 1

@@ -1,5 +1,6 @@
 """Each invariant passes a good run, and catches each run in which it is broken."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from faults import sends
 from faults.checker import INVARIANTS, check
 from faults.evidence import Bounds, Catchup, Evidence
 from faults.history import End, LaneRow, RawRow, Traces, Usage
-from tests.support.evidence import ANN, BOB, NOW, PAGE, Run, good_run, rule_version
+from tests.support.evidence import ANN, ANSWER, BOB, NOW, PAGE, Run, good_run, rule_version
 
 HELD = Usage(open_files=40, connections=12, threads=6, memory_bytes=80 * 2**20)
 
@@ -83,6 +84,31 @@ def test_events_without_a_key_that_are_acknowledged_must_leave_a_row() -> None:
             trigger="unspecified",
         )
     )
+    assert check(run.evidence()) == []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"messaging": [{"optin": {"ref": "a"}}]},
+        {"standby": [{"optin": {"ref": "a"}}]},
+        {"changes": [{"field": "feed", "value": {"optin": {"ref": "a"}}}]},
+    ],
+)
+def test_an_event_without_a_key_is_excused_by_the_body_that_has_it_and_no_other(
+    entry: dict[str, Any],
+) -> None:
+    run = good_run()
+    value = {"optin": {"ref": "a"}}
+    lost = replace(run.happened[0], ref="x", key=None, lane="page", kind="other", value=value)
+    run.happened.append(lost)
+    run.post("x")
+    others = {"entry": [{"messaging": [{"optin": {"ref": "b"}}]}]}
+
+    for body in (json.dumps(others).encode(), b'{"entry":', b'{"entry": 1}', b"[]"):
+        run.raw.append(RawRow("d", NOW, body, 0, "quarantined", True))
+    assert broken(run.evidence()) == {"I1"}
+    run.raw.append(RawRow("e", NOW, json.dumps({"entry": [entry]}).encode(), 0, "partial", True))
     assert check(run.evidence()) == []
 
 
@@ -311,6 +337,7 @@ def test_a_second_send_is_borne_after_a_lost_answer_no_echo_and_two_looks() -> N
         ((), False, "it was looked for 0 times"),
         ((20,), False, "it was looked for 1 times"),
         ((20, 20), False, "the second look was too early"),
+        ((40, 25), False, "the second look was too soon after the first"),
         ((20, 45), True, "it had been told back before"),
     ],
 )
@@ -323,6 +350,52 @@ def test_a_second_send_that_could_be_known_is_caught(
     (violation,) = [each for each in check(run.evidence()) if each.invariant == "I5"]
 
     assert violation.why.endswith(why)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"person_id": BOB},
+        {"person_id": None},
+        {"page_id": "1002"},
+        {"endpoint": "comment_replies", "person_id": None, "comment_id": "1001_1_7"},
+        {"answer": "refused"},
+        {"answer": "cut"},
+    ],
+)
+def test_a_look_elsewhere_or_that_failed_is_no_look(fields: dict[str, Any]) -> None:
+    run = good_run()
+    lost_and_found(run)
+    second = [call for call in run.calls if call.endpoint == "conversations"][1]
+    run.change(run.calls, second, **fields)
+
+    (violation,) = check(run.evidence())
+
+    assert (violation.invariant, violation.why[-25:]) == ("I5", "it was looked for 1 times")
+
+
+def test_a_comment_that_goes_twice_has_to_be_looked_for_below_what_it_answers() -> None:
+    def commented_twice(of: str, *, is_told: bool = False) -> Run:
+        run = good_run()
+        row = run.comment("9001", "1001_1_8", "price")
+        run.decide(row)
+        reply = run.enqueue(row)
+        first = run.take(reply, run.attempt(reply, "uncertain", None).tag, answer="cut")
+        run.comments.append(replace(run.comments[-1], comment_id=first.created or "", is_own=True))
+        if is_told:
+            value = {"item": "comment", "verb": "add", "from": {"id": PAGE}, "message": ANSWER}
+            run.tell(f"comment:{first.created}:add", row.lane, value, None)
+        for seconds in (20, 45):
+            run.look(seconds, endpoint="comment_replies", person_id=None, comment_id=of)
+        run.tick(1)
+        again = run.take(reply, run.attempt(reply).tag)
+        run.land(reply, again, attempt=2, uncertain_before=True)
+        run.comments.append(replace(run.comments[-1], comment_id=again.created or "", is_own=True))
+        return run
+
+    assert check(commented_twice("1001_1_8").evidence()) == []
+    assert broken(commented_twice("1001_1_7").evidence()) == {"I5"}
+    assert broken(commented_twice("1001_1_8", is_told=True).evidence()) == {"I5"}
 
 
 def test_a_second_send_after_a_known_answer_is_caught() -> None:
@@ -348,7 +421,8 @@ def test_a_shorter_second_look_is_measured_by_the_runs_own_bound() -> None:
     lost_and_found(run, looks=(1, 2.5))
 
     assert broken(run.evidence()) == {"I5"}
-    assert check(run.evidence(bounds=Bounds(second_look=3))) == []
+    assert broken(run.evidence(bounds=Bounds(second_look=3))) == {"I5"}
+    assert check(run.evidence(bounds=Bounds(second_look=3, between_looks=2))) == []
 
 
 def test_a_reply_that_is_sent_and_that_graph_never_took_is_caught() -> None:
@@ -368,8 +442,11 @@ def test_a_reply_that_graph_took_and_that_is_said_to_be_unsent_is_caught(state: 
 
 def test_a_parked_reply_may_have_been_taken_but_not_where_nothing_was_in_doubt() -> None:
     run = good_run()
-    run.change(run.outbox, run.outbox[2], state="parked", mid=None)
+    parked = run.change(run.outbox, run.outbox[2], state="parked", mid=None)
 
+    assert broken(run.evidence()) == {"I4"}
+    attempt = next(each for each in run.attempts if each.reply_id == parked.reply_id)
+    run.change(run.attempts, attempt, verdict="uncertain", settled_by=None)
     assert check(run.evidence()) == []
     assert broken(run.evidence(is_definite=True)) == {"I4"}
     assert sends.uncertain_ends(run.evidence()) == {"parked": 1}
@@ -403,6 +480,45 @@ def test_events_of_a_lane_decided_out_of_order_are_caught() -> None:
     run.change(run.decisions, first, decided_at=third.decided_at + 1)
 
     assert broken(run.evidence()) == {"I6"}
+
+
+def decided_in_turns(*epochs: int, claims_at: int = 0) -> Run:
+    """Two messages of Ann, decided under these epochs; both are claimed before the first, or the
+    second after so many decisions."""
+    run = Run()
+    rows = [run.say(ANN, "m_1", "hello"), run.say(ANN, "m_2", "hello")]
+    run.lease(rows[0], 1)
+    for at, (row, epoch) in enumerate(zip(rows, epochs, strict=True)):
+        if at == claims_at:
+            run.lease(rows[0], 2)
+        decision = run.decide(row, "no_rule_matched", "declined")
+        run.change(run.decisions, decision, epoch=epoch)
+    return run
+
+
+def test_a_lane_that_another_takes_over_between_two_decisions_is_in_order() -> None:
+    assert check(decided_in_turns(1, 2, claims_at=1).evidence()) == []
+    assert check(decided_in_turns(2, 2).evidence()) == []
+
+
+def test_a_decision_of_one_whose_lane_another_has_claimed_is_caught() -> None:
+    (violation,) = check(decided_in_turns(1, 2).evidence())
+
+    assert violation.invariant == "I6"
+    assert violation.why.endswith("under epoch 1 when epoch 2 had been claimed")
+
+
+def test_a_decision_of_an_older_epoch_behind_that_of_a_newer_is_caught() -> None:
+    run = decided_in_turns(2, 1)
+    run.leases = []
+
+    (violation,) = check(run.evidence())
+
+    assert (violation.invariant, "epoch 1, behind" in violation.why) == ("I6", True)
+
+
+def test_a_decision_before_its_own_claim_is_caught() -> None:
+    assert broken(decided_in_turns(2, 2, claims_at=1).evidence()) == {"I6"}
 
 
 def test_what_is_declined_at_once_has_no_turn_in_the_lane() -> None:
@@ -476,7 +592,8 @@ def test_doubt_that_lasts_too_long_is_caught_unless_the_page_is_blocked() -> Non
     run = good_run()
     row = run.say(ANN, "m_9", "price")
     run.decide(row)
-    run.enqueue(row, state="uncertain", uncertain_at=run.clock - 700)
+    reply = run.enqueue(row, state="uncertain", uncertain_at=run.clock - 700)
+    run.attempt(reply, "uncertain", None)
 
     assert broken(run.evidence()) == {"I7"}
     assert check(run.evidence(blocked=frozenset({PAGE}))) == []

@@ -3,16 +3,20 @@
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from faults import rows
 from faults.__main__ import percentile, rendered, summary
-from faults.evidence import Violation
+from faults.evidence import Catchup, Violation
 from faults.gathering import bounds_of
-from faults.nemesis import Chapter, Strike, chapters, drawn
+from faults.history import Delivered, End
+from faults.nemesis import Chapter, Strike, answers, beside, chapters, drawn, p95
 from faults.rig import QUICK, Rig
 from faults.rows import WEIGHTS, Row, Struck, every
+from faults.sends import Doubt
+from tests.support.evidence import PAGE, good_run
 
 
 async def nothing(rig: Rig, draw: random.Random) -> Struck:
@@ -69,7 +73,7 @@ def test_a_row_cannot_be_registered_twice_or_without_a_family_or_a_sentence() ->
 
 
 def test_a_run_is_cut_into_chapters_of_which_each_can_be_played_again() -> None:
-    assert list(chapters(7, 700)) == [(7, 300), (8, 300), (9, 100)]
+    assert list(chapters(7, 1_300)) == [(7, 600), (8, 600), (9, 100)]
     assert list(chapters(9, 100)) == [(9, 100)]
 
 
@@ -78,22 +82,92 @@ def test_the_bounds_are_those_of_the_settings() -> None:
     assert bounds_of(QUICK).second_look == float(QUICK["STORE_SECOND_LOOK_SECONDS"])
 
 
-def test_the_summary_counts_kills_recoveries_and_what_is_wrong() -> None:
-    killed = Struck(kills=3, recoveries={"store": (1.0, 2.5), "sync": (4.0,)})
-    good = Chapter(7, 300, strikes=[Strike("F04", 2, 9, killed)], uncertain=Counter(echo=2))
-    bad = Chapter(8, 60, strikes=[Strike("F11", 3, 4, Struck(), "did not die")])
-    bad.violations.append(Violation("I1", "event 1/m", "is nowhere"))
+def posts(*took: float, status: int | None = 200, refs: tuple[str, ...] = ()) -> list[Delivered]:
+    """So many seconds each."""
+    end = End.OK if status == 200 else End.FAIL
+    return [
+        Delivered(n, "/", refs, 1, False, 10.0, 10.0 + seconds, end, status)
+        for n, seconds in enumerate(took, 1)
+    ]
 
-    found = summary(7, 6, ["F04", "F11", "F15"], [good, bad])
 
-    assert found["kills"] == 3
-    assert found["recovery_seconds"] == {"p95": 4.0, "max": 4.0}
-    assert found["uncertain_ends"] == {"echo": 2}
+def played() -> list[Chapter]:
+    """A chapter in which all went well, and one in which nothing did."""
+    killed = Struck(3, {"store": (1.0, 2.5), "sync": (4.0,)}, catchups=[Catchup(2.0, 60, 20)])
+    away = Struck(recoveries={"postgres": (0.5,)})
+    good = Chapter(7, 600, [Strike("F04", 2, 9, killed), Strike("F20", 9, 12, away)])
+    good.doubts = [Doubt("echo", 4.0), Doubt("readback", 95.0), Doubt("open", None)]
+    good.answers = answers([*posts(0.1, 0.3), *posts(2.1, status=503), *posts(5, status=None)])
+    good.isolation = {"F29": [1.2]}
+    bad = Chapter(8, 600, [Strike("F11", 3, 4, Struck(), "did not die")], duplicates=2)
+    bad.violations = [
+        Violation("I1", "event 1/m", "is nowhere"),
+        Violation("I5", "reply r-1-2", "was taken 2 times by Graph"),
+    ]
+    return [good, bad]
+
+
+def test_the_summary_has_what_befell_what_was_broken_and_how_long_all_took() -> None:
+    good, bad = played()
+
+    found: dict[str, Any] = summary(7, 20, ["F04", "F11", "F15", "F20"], [good, bad])
+
+    assert (found["kills"], found["kills_an_hour"]) == (3, 9)
+    assert found["kills_by_fault"] == {"F04": 3}
+    assert found["faults"] == {"F04": 1, "F11": 1, "F20": 1}
     assert found["never_drawn"] == ["F15"]
-    assert found["violations"] == [{"seed": 8, "is": "I1 event 1/m: is nowhere"}]
+    assert (found["lost"], found["doubled"], found["order_broken"]) == (1, 1, 0)
+    assert found["sent_twice_and_excused"] == 1
+    assert found["recovery"]["store"] == {"count": 2, "p50": 1.0, "p95": 2.5, "max": 2.5}
+    assert found["recovery_of_all"]["max"] == 4.0
+    assert found["first_200_after_an_outage"]["max"] == 0.5
+    assert found["in_doubt"]["ends"]["open"]["count"] == 1
+    assert found["in_doubt"]["share_within_90_s"] == pytest.approx(1 / 3, abs=1e-4)
+    assert found["answers"]["503"] == {"count": 1, "slowest": 2.1}
+    assert found["answers"]["none"] == {"count": 1, "slowest": 5}
+    assert found["acks_beside_a_held_lane"] == {"F29": 1.2}
+    assert found["catching_up"] == [{"backlog": 60, "seconds": 2.0}]
+    assert found["violations"][0] == {"seed": 8, "is": "I1 event 1/m: is nowhere"}
     assert found["failed_rows"] == ["F11: did not die"]
     assert (good.is_good, bad.is_good) == (True, False)
-    assert "p95 4.0 s, at most 4.0 s" in rendered(found)
+
+
+def test_the_summary_reads_as_text() -> None:
+    text = rendered(summary(7, 20, ["F04"], played()))
+
+    lines = {line[:18].strip(): line[19:] for line in text.splitlines()}
+    assert lines["seed"] == "7"
+    assert lines["kills"] == "3, 9 an hour: F04×3"
+    assert lines["store"] == "2, p50 1.0 s, p95 2.5 s, at most 2.5 s"
+    assert lines["in doubt"] == "3, 33.33% settled within 90 s"
+    assert lines["answered 503"] == "1, slowest 2.1 s"
+    assert lines["caught up"] == "60 in 2.0 s"
+
+
+def test_a_run_without_anything_has_a_summary_too() -> None:
+    found = summary(1, 0, [], [])
+
+    assert found["in_doubt"]["share_within_90_s"] == 1
+    assert "nothing" in rendered(found)
+
+
+def test_acks_beside_a_fault_are_those_of_its_time_and_of_no_lane_that_it_held() -> None:
+    run = good_run()
+    held = run.happened[0]
+    strike = Strike(
+        "F29", held.published_at - 1, run.clock, Struck(held=frozenset({(PAGE, held.lane)}))
+    )
+
+    found = beside(run.evidence(), strike)
+
+    refs = {ref for post in found for ref in post.refs}
+    assert refs == {event.ref for event in run.happened if event.lane != held.lane}
+    assert beside(run.evidence(), Strike("F29", 0, 1, Struck())) == []
+
+
+def test_of_the_acks_those_with_200_count() -> None:
+    assert p95(posts(*(n / 100 for n in range(100)))) == pytest.approx(0.95)
+    assert p95(posts(3.0, status=503)) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ import pytest_asyncio
 
 from faults.gathering import held
 from faults.history import End
-from faults.rig import SERVICES, Rig
-from faults.rows.postgres import LANE, crowd, locked, next_lane, with_slow_reads
+from faults.load import play
+from faults.rig import PATIENCE, SERVICES, Rig
+from faults.rows.postgres import LANE, READERS, crowd, locked, next_lane, slow_reads
 from faults.servers import Stop
+from faults.toxics import Hang
 from pagewire_simulator.acts import Say
 from tests.support.struck import SMALL, trial
 
@@ -25,7 +27,7 @@ pytestmark = [
     pytest.mark.rows,
     pytest.mark.system,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
 ]
 
 POOL = 15
@@ -107,7 +109,7 @@ async def test_while_postgres_hangs_nobody_calls_the_system_ready_and_all_is_ref
 
     said = await rig.meta.say(page, "price while it hangs", person=person)
     ready = await rig.operator.get("/readyz", timeout=10)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         while not (ends := (await rig.history()).ends()[said.ref or ""]):
             await asyncio.sleep(0.05)
 
@@ -126,17 +128,16 @@ async def test_a_lane_that_is_held_delays_nobody_else(rig: Rig) -> None:
 
     async with locked(rig, LANE, (page, f"person:{person}")):
         waits = await rig.meta.say(page, "price of the one who waits", person=person)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             while End.FAIL not in (await rig.history()).ends()[waits.ref or ""]:
                 await asyncio.sleep(0.05)
         acts = [Say(account=of, person=each, text="price of another") for of, each in others]
         done = [one.ref or "" for one in await rig.meta.acts(acts)]
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             ends = (await rig.history()).ends()
-            while not all(ends[ref] for ref in done):
+            while not all(End.OK in ends[ref] for ref in done):
                 await asyncio.sleep(0.05)
                 ends = (await rig.history()).ends()
-        assert [ref for ref in done if ends[ref] != {End.OK}] == []
         assert End.OK not in ends[waits.ref or ""]
 
     await under.kept_promises()
@@ -180,13 +181,17 @@ async def test_a_crowd_at_postgres_is_felt(rig: Rig) -> None:
 async def test_slow_reads_take_their_own_connections_and_no_webhook_waits(rig: Rig) -> None:
     under = await trial(rig)
 
-    async with under.load_going_on():
-        answers = await with_slow_reads(rig, 2)
+    async with slow_reads(rig) as answers, asyncio.timeout(PATIENCE):
+        while len(answers) < READERS:
+            await asyncio.sleep(0.05)
+        said = (await play(rig, under.on, under.load)).said
+        ends = (await rig.history()).ends()
+        while not all(End.OK in ends[one.ref] for one in said):
+            await asyncio.sleep(0.05)
+            ends = (await rig.history()).ends()
 
-    evidence = await under.kept_promises()
     assert set(answers) == {grpc.StatusCode.UNAVAILABLE}
-    assert len(answers) > 20
-    assert [ref for ref, ends in evidence.ends.items() if ends != {End.OK}] == []
+    await under.kept_promises()
 
 
 async def test_commits_whose_answers_are_lost_are_made_once(rig: Rig) -> None:
@@ -196,6 +201,24 @@ async def test_commits_whose_answers_are_lost_are_made_once(rig: Rig) -> None:
 
     evidence = await under.kept_promises()
     assert {row.state for row in evidence.rows.outbox} == {"sent"}
+
+
+async def test_who_wrote_when_connections_vanished_is_heard_again_long_before_tcp_gives_up(
+    rig: Rig,
+) -> None:
+    under = await trial(rig)
+    page, person = under.on.people[0]
+    await rig.meta.say(page, "price before", person=person)
+    await rig.quiet()
+
+    with rig.proxy("store", "postgres").suffering(Hang(), old_only=True):
+        async with asyncio.timeout(PATIENCE):  # TCP would take a quarter of an hour
+            ref = (await rig.meta.say(page, "price after", person=person)).ref
+            while End.OK not in (await rig.history()).ends()[ref]:
+                await asyncio.sleep(0.1)
+
+    await under.befalls("F34b")
+    await under.kept_promises()
 
 
 async def test_a_transaction_in_which_the_store_stands_still_is_ended_by_postgres(
@@ -208,13 +231,13 @@ async def test_a_transaction_in_which_the_store_stands_still_is_ended_by_postgre
     rig.fault("store", f"store.ingest.begun=block:8s once if:person:{person}")
 
     await rig.meta.say(page, "price in the transaction", person=person)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         while not await rig.postgres.ask(
             "select count(*) from pg_stat_activity where state = 'idle in transaction'"
         ):
             await asyncio.sleep(0.05)
     rig.pause("store")  # so that nobody but PostgreSQL can end it
-    async with asyncio.timeout(15), locked(rig, LANE, (page, f"person:{person}")):
+    async with asyncio.timeout(PATIENCE), locked(rig, LANE, (page, f"person:{person}")):
         pass
 
     rig.resume("store")

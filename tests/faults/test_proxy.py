@@ -190,6 +190,18 @@ async def test_new_only_spares_who_was_there_before() -> None:
             assert await said_nothing(reader)
 
 
+async def test_old_only_spares_who_comes_later() -> None:
+    async with standing() as (proxy, _), client(proxy) as before:
+        assert await asked(before, b"one") == b"one"
+
+        proxy.add(Hang(), old_only=True)
+
+        before[1].write(b"two")
+        async with client(proxy) as later:
+            assert await asked(later, b"three") == b"three"
+        assert await said_nothing(before[0])
+
+
 async def test_latency_makes_it_late_and_in_order() -> None:
     clock = asyncio.get_running_loop().time
     async with standing() as (proxy, _), client(proxy) as streams:

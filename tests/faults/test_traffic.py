@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from faults.evidence import Evidence
-from faults.history import OutboxRow
+from faults.history import End, OutboxRow
 from faults.rig import QUICK, Rig
-from faults.rows.traffic import REVERSED, WIRES
+from faults.rows.traffic import FLOOD, REVERSED, WIRES
 from pagewire_cli.supervisor import Process
 from tests.support.striking import SMALL, befall, broken, replies, taken
 
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.rows,
     pytest.mark.system,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(600),
 ]
 
 LONGER = dataclasses.replace(SMALL, events=80)
@@ -81,15 +81,31 @@ async def test_f74_slow_rules_delay_decisions_and_no_acknowledgement(rig: Rig) -
 
     assert broken(evidence) == []
     assert is_all_sent(evidence)
-    decided = {(row.page_id, row.event_id): row.decided_at for row in evidence.rows.decisions}
-    waited = [
-        at - row.received_at
+    (catchup,) = evidence.catchups
+    assert catchup.backlog > 0
+    decided = {
+        row.key: evidence.decisions[row.page_id, row.event_id].decided_at
         for row in evidence.rows.events
-        if (at := decided.get((row.page_id, row.event_id)))
+        if (row.page_id, row.event_id) in evidence.decisions
+    }
+    key_of = {event.ref: event.key for event in evidence.history.happened}
+    assert [
+        post
+        for post in evidence.history.delivered
+        if post.end is End.OK
+        and any(post.ended_at < decided.get(key_of[ref] or "", 0.0) for ref in post.refs)
     ]
-    acks = [post.ended_at - post.started_at for post in evidence.history.delivered]
-    assert max(waited) >= 1
-    assert max(acks) < max(waited)
+
+
+async def test_f75_of_far_too_much_all_is_taken_or_refused_and_then_taken(rig: Rig) -> None:
+    evidence = await befall(rig, "F75", LONGER)
+
+    assert broken(evidence) == []
+    assert is_all_sent(evidence)
+    flood = [event for event in evidence.history.happened if "in the flood" in (event.text or "")]
+    assert len(flood) >= FLOOD
+    assert [event for event in flood if End.OK not in evidence.ends[event.ref]] == []
+    assert {post.status for post in evidence.history.delivered} <= {200, 503, None}
 
 
 @pytest.mark.parametrize("draws", [1, 2, 5, 9], ids=["store", "rules", "sync", "webhook"])

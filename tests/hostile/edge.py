@@ -264,8 +264,9 @@ async def edge() -> AsyncIterator[Edge]:
                 httpx.AsyncClient(
                     base_url=system.addresses["operator"],
                     headers={"Authorization": f"Bearer {key}"},
+                    timeout=60,
                 ) as operator,
-                httpx.AsyncClient(base_url=system.addresses["public"]) as public,
+                httpx.AsyncClient(base_url=system.addresses["public"], timeout=60) as public,
                 await psycopg.AsyncConnection.connect(
                     system.env["DATABASE_URL"], autocommit=True, row_factory=dict_row
                 ) as store,

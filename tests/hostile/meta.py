@@ -191,8 +191,9 @@ async def sending() -> AsyncIterator[Sending]:
                     httpx.AsyncClient(
                         base_url=system.addresses["operator"],
                         headers={"Authorization": f"Bearer {key}"},
+                        timeout=60,
                     ) as operator,
-                    httpx.AsyncClient(base_url=system.addresses["public"]) as edge,
+                    httpx.AsyncClient(base_url=system.addresses["public"], timeout=60) as edge,
                     await psycopg.AsyncConnection.connect(
                         system.env["DATABASE_URL"], autocommit=True, row_factory=dict_row
                     ) as store,

@@ -20,7 +20,7 @@ from tests.support.wellness import MAY_GROW_BYTES, memory_of
 
 RECEIPT_SECONDS = 1.0
 CONNECTIONS = 1_000
-GONE_WITHIN = 15.0
+GONE_WITHIN = 60.0
 """However slow the machine: the deadline is a second, and looked after once a second."""
 
 OUTAGE_MAX_BYTES = 80 * 2**20
@@ -339,7 +339,7 @@ async def slow_reader(edge: Edge, case: Case) -> None:
     with ExitStack() as sockets:
         slow = [sockets.enter_context(hard_of_hearing(edge)) for _ in range(10)]
         asking = [asyncio.create_task(asked_until_gone(each)) for each in slow]
-        async with asyncio.timeout(3 * GONE_WITHIN):
+        async with asyncio.timeout(GONE_WITHIN):
             while len(sockets_of(edge)) <= SOCKETS_AT_REST:
                 await asyncio.sleep(0.05)
             while len(sockets_of(edge)) > SOCKETS_AT_REST:

@@ -194,7 +194,7 @@ async def test_an_answer_that_trickles_is_uncertain_when_its_time_is_over() -> N
     async with raw_graph(trickling) as server, open_client() as client:
         budget = Budget()
         hosts = Hosts(server.url, server.url, "v25.0")
-        graph = Client(client, hosts, OUR_APP, budget, total_seconds=0.3)
+        graph = Client(client, hosts, OUR_APP, budget, total_seconds=2)
         sender = Sender(outbox, CredentialCache(pages), graph, budget, "test")
         async with running(sender.run()):
             await outbox.settled(1)

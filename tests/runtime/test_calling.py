@@ -7,9 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
+from faults.proxy import Proxy
 from pagewire_runtime.auth import caller
 from pagewire_runtime.calling import channel
-from pagewire_runtime.errors import Kind, Refusal, Unavailable
+from pagewire_runtime.errors import Kind, Refusal, Unavailable, Unreached
 from pagewire_runtime.tls import Tls
 from tests.support.authority import Authority
 
@@ -99,6 +100,25 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     assert (refused.value.kind, refused.value.reason) == (Kind.TRANSIENT, "UNAVAILABLE")
 
 
+async def test_a_call_that_waits_for_a_connection_tells_a_lost_one_from_none(
+    serve: Serve,
+) -> None:
+    async def hang(request: bytes, context: Any) -> bytes:
+        proxy.reset()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serve(hang) as echo, Proxy(echo.target) as proxy:
+        async with channel(proxy.address, token=SYNC_TOKEN) as client:
+            with pytest.raises(Unreached):
+                await unary(client)(b"", wait_for_ready=True)
+    async with channel("127.0.0.1:1", token=SYNC_TOKEN) as client:
+        with pytest.raises(Refusal) as away:
+            await unary(client)(b"", wait_for_ready=True, timeout=0.3)
+
+    assert away.value.reason == "DEADLINE_EXCEEDED"
+
+
 async def test_a_server_that_hangs_costs_no_more_than_the_timeout(serve: Serve) -> None:
     async def hang(request: bytes, context: Any) -> bytes:
         await asyncio.Event().wait()
@@ -130,8 +150,9 @@ async def test_calls_are_spread_over_the_replicas(serve: Serve) -> None:
         target = f"ipv4:{one.target},{two.target}"
         async with channel(target, token=SYNC_TOKEN) as client:
             seen: list[bytes] = []
-            while len(set(seen)) < 2 and len(seen) < 500:  # until both are connected
-                seen.append(await unary(client)(b""))
+            async with asyncio.timeout(30):
+                while len(set(seen)) < 2:  # until both are connected
+                    seen.append(await unary(client)(b""))
             even = [await unary(client)(b"") for _ in range(20)]
 
     assert even.count(b"one") == even.count(b"two") == 10
@@ -147,7 +168,7 @@ async def test_a_service_that_comes_back_is_found_within_seconds(
         with pytest.raises(Refusal):
             await unary(client)(b"")
         async with serve(listen=listen):
-            answer = await unary(client)(b"back", timeout=10, wait_for_ready=True)
+            answer = await unary(client)(b"back", timeout=30, wait_for_ready=True)
 
     assert answer == b"back"
 

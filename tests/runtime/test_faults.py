@@ -1,5 +1,6 @@
 import ast
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -290,8 +291,9 @@ async def test_what_struck_once_is_not_struck_by_the_next_life_unless_it_is_arme
     first = await strikes(2)
     faults.arm("", file)
     next_life = await strikes(2)
-    await asyncio.sleep(0.01)  # file systems tell times by the tick
+    before = file.stat().st_mtime_ns
     written(file, rule)
+    os.utime(file, ns=(before + 10**9, before + 10**9))  # file systems tell times by the tick
     armed_anew = await strikes(2)
 
     assert (first, next_life, armed_anew) == ([True, False], [False, False], [True, False])
@@ -378,10 +380,10 @@ async def test_a_point_of_a_process_without_rules_costs_next_to_nothing() -> Non
 
     async def took(reach: object) -> float:
         assert callable(reach)
-        begun = time.process_time()
+        begun = time.thread_time()
         for _ in range(20_000):
             await reach(ONE)
-        return time.process_time() - begun
+        return time.thread_time() - begun
 
     bare, off = [min([await took(each) for _ in range(3)]) for each in (nothing, faults.reach)]
 

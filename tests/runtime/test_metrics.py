@@ -18,7 +18,7 @@ def test_the_process_itself_is_measured() -> None:
 def test_the_text_is_served_where_told_and_nowhere_else() -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with metrics.expose("127.0.0.1:0") as port, metrics.expose(None) as nowhere:
-        text = opener.open(f"http://127.0.0.1:{port}/metrics", timeout=5).read()
+        text = opener.open(f"http://127.0.0.1:{port}/metrics", timeout=30).read()
 
     assert nowhere is None
     assert b"process_resident_memory_bytes" in text

@@ -57,15 +57,15 @@ async def test_a_server_takes_new_files_without_a_restart_and_refuses_the_old_au
     async with serve(role, tls=files) as echo:
         target = f"localhost:{echo.server.port}"
         async with fresh_connection(target, ours.issue("sync")) as call:
-            before = await call(b"", timeout=5)
+            before = await call(b"", timeout=30)
 
         replace(files, theirs.issue("localhost"))
         async with fresh_connection(target, theirs.issue("sync")) as call:
-            after = await call(b"", timeout=5)
+            after = await call(b"", timeout=30)
         stale = trusting(ours.issue("sync"), theirs.file)
         async with fresh_connection(target, stale) as call:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await call(b"", timeout=5)
+                await call(b"", timeout=30)
 
     assert (before, after) == (b"sync", b"sync")
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -81,7 +81,7 @@ async def test_an_expired_certificate_is_refused_until_a_new_one_is_there(
         target = f"localhost:{echo.server.port}"
         client = await stack.enter_async_context(channel(target, token=None, tls=files))
         with pytest.raises(Refusal) as refused:
-            await unary(client)(b"", timeout=5)
+            await unary(client)(b"", timeout=30)
         replace(files, ours.issue("sync"))
         answer = await until_answered(unary(client))
 
@@ -94,12 +94,20 @@ def trusting(tls: Tls, authority: Path) -> Tls:
 
 
 async def until_answered(call: Any) -> bytes:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
-                return bytes(await call(b"", timeout=5))
+                return bytes(await call(b"", timeout=30))
             except Refusal:
                 await asyncio.sleep(0.05)
+
+
+async def until_renewed(client: grpc.aio.Channel, before: grpc.aio.Channel) -> None:
+    """Returns once the channel goes on over another than before."""
+    assert isinstance(client, renewing.RenewingChannel)
+    async with asyncio.timeout(30):
+        while client._channel is before:
+            await asyncio.sleep(0.01)
 
 
 async def test_no_call_fails_while_all_change_to_another_authority(
@@ -124,7 +132,7 @@ async def test_no_call_fails_while_all_change_to_another_authority(
 
     async def calls(call: Any, done: asyncio.Event) -> None:
         while not done.is_set():
-            answers.append(await call(b"", timeout=5))
+            answers.append(await call(b"", timeout=30))
 
     async with serve(role, tls=server) as echo:
         target = f"localhost:{echo.server.port}"
@@ -133,18 +141,29 @@ async def test_no_call_fails_while_all_change_to_another_authority(
             call = unary(client)
             busy = [asyncio.create_task(calls(call, done)) for _ in range(4)]
             for there, by in steps:
-                await asyncio.sleep(0.2)
+                await until_more(answers, busy)
+                before = client._channel  # type: ignore[attr-defined]  # a RenewingChannel
                 replace(there, by)
-            await asyncio.sleep(0.5)
-            assert not any(each.done() for each in busy), "a call failed"
+                if there is client_files:
+                    await until_renewed(client, before)
+            await until_more(answers, busy)
             done.set()
             await asyncio.gather(*busy)
         async with fresh_connection(target, ours.issue("sync")) as stale:
             with pytest.raises(grpc.aio.AioRpcError):
-                await stale(b"", timeout=5)
+                await stale(b"", timeout=30)
 
     assert set(answers) == {b"sync"}
     assert len(answers) > 100
+
+
+async def until_more(answers: list[bytes], busy: list[asyncio.Task[None]]) -> None:
+    """Returns after many calls more, none of which failed."""
+    seen = len(answers)
+    async with asyncio.timeout(30):
+        while len(answers) < seen + 40:
+            assert not any(each.done() for each in busy), "a call failed"
+            await asyncio.sleep(0.01)
 
 
 async def test_a_stream_under_way_ends_on_the_connection_that_it_began_on(
@@ -164,9 +183,10 @@ async def test_a_stream_under_way_ends_on_the_connection_that_it_began_on(
         client = await stack.enter_async_context(channel(target, token=None, tls=files))
         items = aiter(stream(client)(b""))
         first = await anext(items)
+        before = client._channel  # type: ignore[attr-defined]  # a RenewingChannel
         replace(files, ours.issue("sync"))
-        await asyncio.sleep(0.3)
-        while_open = await unary(client)(b"", timeout=5)
+        await until_renewed(client, before)
+        while_open = await unary(client)(b"", timeout=30)
         may_end.set()
         last = await anext(items)
 
@@ -209,7 +229,7 @@ async def test_a_certificate_of_several_roles_may_do_what_each_may(
     async with serve(role, tls=ours.issue("localhost")) as echo:
         target = f"localhost:{echo.server.port}"
         async with channel(target, token=None, tls=ours.issue("webhook", "sync")) as client:
-            assert await unary(client)(b"", timeout=5) == b"sync"
+            assert await unary(client)(b"", timeout=30) == b"sync"
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])

@@ -88,12 +88,12 @@ async def test_a_stream_is_ended_by_the_drain_and_does_not_hold_it_up(serve: Ser
             closed.set()
 
     caps = {"/test.Echo/Stream": timedelta(hours=1)}
-    serving = serve(streaming=endless, deadline_overrides=caps, drain=timedelta(seconds=30))
+    serving = serve(streaming=endless, deadline_overrides=caps, drain=timedelta(hours=1))
     echo = await serving.__aenter__()
     items = aiter(echo.stream(b""))
     await anext(items)
     rest = asyncio.ensure_future(anext(items))
-    await asyncio.wait_for(serving.__aexit__(None, None, None), 10)
+    await asyncio.wait_for(serving.__aexit__(None, None, None), 30)
     with pytest.raises(Refusal) as ended:
         await rest
 
@@ -117,12 +117,13 @@ async def test_a_stream_that_is_ending_by_its_cap_does_not_stop_the_drain(serve:
     serving = serve(streaming=slow_to_end, deadline_overrides=caps)
     echo = await serving.__aenter__()
     items = aiter(echo.stream(b""))
-    await anext(items)
-    await asyncio.wait_for(ending.wait(), 5)
+    first = asyncio.ensure_future(anext(items))  # which may come too late: the cap is short
+    await asyncio.wait_for(ending.wait(), 30)
     stopping = asyncio.create_task(serving.__aexit__(None, None, None))
     await asyncio.sleep(0.05)
     may_end.set()
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, 30)
+    await asyncio.gather(first, return_exceptions=True)
 
     with pytest.raises(grpc.aio.AioRpcError):
         await health(echo)
@@ -183,7 +184,7 @@ async def test_calls_over_the_limit_are_refused_not_queued(serve: Serve) -> None
 
     async with serve(slow, max_concurrent_rpcs=2) as echo:
         calls = [asyncio.ensure_future(echo.unary(b"")) for _ in range(3)]
-        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=30)
         may_end.set()
         answers = await asyncio.gather(*calls, return_exceptions=True)
 
@@ -223,7 +224,7 @@ async def test_a_flood_of_pings_does_not_end_another_clients_calls(serve: Serve)
 
 
 PROCESS = """
-import asyncio
+import asyncio, sys
 from pagewire_runtime.errors import SettingsError
 from pagewire_runtime.serving import run, until_signalled
 
@@ -232,17 +233,18 @@ async def main():
     asyncio.get_running_loop().call_soon(lambda: print("ready", flush=True))
     await until_signalled()
     print("draining", flush=True)
-    await asyncio.sleep(0.3)
+    await asyncio.to_thread(sys.stdin.read)
 
 run(main)
 """
 
 
 async def process(first: str = "pass") -> asyncio.subprocess.Process:
+    """One that drains until its input ends."""
     pipe = asyncio.subprocess.PIPE
     code = PROCESS.format(first=first)
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, stdout=pipe, stderr=pipe
+        sys.executable, "-c", code, stdin=pipe, stdout=pipe, stderr=pipe
     )
 
 
@@ -256,7 +258,7 @@ async def test_a_process_that_is_told_to_stop_drains_and_exits_clean_however_oft
     running.send_signal(number)
     await running.stdout.readline()
     running.send_signal(number)
-    _, errors = await running.communicate()
+    _, errors = await running.communicate(b"")
 
     assert running.returncode == 0
     assert errors == b""
@@ -279,7 +281,7 @@ async def test_a_process_that_is_told_to_stop_while_it_starts_undoes_that_and_ex
     assert running.stdout
     await running.stdout.readline()
     running.send_signal(number)
-    output, errors = await running.communicate()
+    output, errors = await running.communicate(b"")
 
     assert running.returncode == 0
     assert (output, errors) == (b"undone\n", b"")
@@ -290,14 +292,14 @@ async def test_the_collector_is_spared_what_was_imported() -> None:
     assert running.stdout
     answer = await running.stdout.readline()
     running.terminate()
-    await running.communicate()
+    await running.communicate(b"")
 
     assert answer == b"True\n"
 
 
 async def test_wrong_settings_end_a_process_with_a_line_and_no_traceback() -> None:
     running = await process("raise SettingsError('STORE_LISTEN: must be host:port')")
-    _, errors = await running.communicate()
+    _, errors = await running.communicate(b"")
 
     assert running.returncode == 2
     assert errors == b"STORE_LISTEN: must be host:port\n"
@@ -305,7 +307,7 @@ async def test_wrong_settings_end_a_process_with_a_line_and_no_traceback() -> No
 
 async def test_what_nobody_foresaw_ends_a_process_with_its_log() -> None:
     running = await process("raise LookupError('unforeseen')")
-    output, errors = await running.communicate()
+    output, errors = await running.communicate(b"")
 
     assert running.returncode == 1
     assert b"LookupError: unforeseen" in output + errors

@@ -6,8 +6,16 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagewire_runtime.errors import InvalidArgument, Kind, Refusal, refusal_from
-from pagewire_runtime.status import CODES, UNREACHED, from_rpc_error, to_status
+from pagewire_runtime.errors import (
+    UNREACHED,
+    InvalidArgument,
+    Kind,
+    Refusal,
+    Unavailable,
+    Unreached,
+    refusal_from,
+)
+from pagewire_runtime.status import CODES, from_rpc_error, to_status
 
 WORDS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=40)
 
@@ -77,6 +85,15 @@ def test_a_status_without_details_has_its_codes_name_for_a_reason(
 
     assert (refusal.kind, refusal.reason) == (kind, code.name)
     assert refusal.message == (UNREACHED if kind is Kind.TRANSIENT else "why")
+
+
+def test_what_a_service_says_of_itself_is_not_taken_for_a_lost_connection() -> None:
+    lost = grpc.aio.AioRpcError(
+        grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "Socket closed"
+    )
+
+    assert isinstance(from_rpc_error(lost), Unreached)
+    assert not isinstance(from_rpc_error(over_the_wire(to_status(Unavailable("x")))), Unreached)
 
 
 def test_the_address_of_a_service_that_is_away_is_not_passed_on() -> None:

@@ -130,9 +130,13 @@ async def test_a_loop_that_is_really_blocked_is_told_of_meanwhile_and_afterwards
     # The same in a tenth of the time.
     for name in ("BEAT_SECONDS", "TOO_LONG_SECONDS", "LOOK_SECONDS"):
         monkeypatch.setattr(watchdog, name, getattr(watchdog, name) / 10)
+    count, seconds = figures()
+    end = time.monotonic() + 30
     with watching(asyncio.get_running_loop()):
-        time.sleep(1)  # noqa: ASYNC251  # it is what is tested
-        await asyncio.sleep(0.15)
+        while figures()[0] == count and time.monotonic() < end:
+            time.sleep(0.05)  # noqa: ASYNC251  # it is what is tested
+        while figures()[1] == seconds and time.monotonic() < end:
+            await asyncio.sleep(0.05)
 
     assert set(errors(lines)) == {"the event loop is blocked", "the event loop was blocked"}
 

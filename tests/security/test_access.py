@@ -66,10 +66,10 @@ async def code(channel: grpc.aio.Channel, method: str, described: Any, token: st
     try:
         if described.server_streaming:
             stream: Any = channel.unary_stream(method)
-            await stream(b"", metadata=metadata, timeout=10).read()
+            await stream(b"", metadata=metadata, timeout=60).read()
         else:
             unary: Any = channel.unary_unary(method)
-            await unary(b"", metadata=metadata, timeout=10)
+            await unary(b"", metadata=metadata, timeout=60)
     except grpc.aio.AioRpcError as error:
         return error.code().name
     return "OK"
@@ -98,6 +98,6 @@ async def test_beside_them_only_health_is_open(running: Services, part: str) -> 
     async with running.raw(part) as channel:
         listing: Any = channel.unary_unary("/grpc.health.v1.Health/List")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await listing(b"", timeout=5)
+            await listing(b"", timeout=60)
 
     assert refused.value.code().name in {"UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED"}

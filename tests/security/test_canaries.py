@@ -62,8 +62,10 @@ async def planted() -> AsyncIterator[Planted]:
             headers = {"Authorization": f"Bearer {SECRETS['API_KEYS']}"}
             async with (
                 SimulatorClient(system.addresses["simulator"]) as meta,
-                httpx.AsyncClient(base_url=system.addresses["operator"], headers=headers) as http,
-                httpx.AsyncClient(base_url=system.addresses["public"]) as edge,
+                httpx.AsyncClient(
+                    base_url=system.addresses["operator"], headers=headers, timeout=60
+                ) as http,
+                httpx.AsyncClient(base_url=system.addresses["public"], timeout=60) as edge,
             ):
                 live = Live(system, meta, http, edge)
                 yield await happened(live)

@@ -152,7 +152,7 @@ def test_a_service_serves_and_drains_as_nobody_on_a_tree_that_cannot_be_written(
             logged.append(line)
             if '"serving"' in line:
                 process.terminate()
-        told, _ = process.communicate(timeout=30)
+        told, _ = process.communicate(timeout=120)
 
     if any("Permission denied" in line for line in logged):
         pytest.skip("nobody cannot reach this checkout")

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,7 @@ async def test_each_answer_tells_no_more_than_it_has_to(unproxied: Edge) -> None
 # Whom it believes, and how long strangers wait
 
 
-PATIENCE = LONGEST_WAIT + 10
+PATIENCE = LONGEST_WAIT + 40
 """However busy the machine is."""
 
 
@@ -221,6 +222,29 @@ async def refused(edge: Edge, *headers: tuple[str, bytes]) -> float:
 
 async def flood(edge: Edge, count: int, *headers: tuple[str, bytes]) -> list[float]:
     return await asyncio.gather(*(refused(edge, *headers) for _ in range(count)))
+
+
+@asynccontextmanager
+async def flooded(edge: Edge, *headers: tuple[str, bytes]) -> AsyncIterator[None]:
+    """So many ask again and again within the block that whoever stands behind them has to wait.
+
+    No more of them than the edge lets wait, and enough to be faster than its rate.
+    """
+
+    async def again() -> None:
+        while True:
+            await refused(edge, *headers)
+
+    crowd = [asyncio.create_task(again()) for _ in range(AT_ONCE // 2)]
+    try:
+        async with asyncio.timeout(60):
+            while await refused(edge, *headers) < 1:
+                pass
+        yield
+    finally:
+        for each in crowd:
+            each.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
 
 
 @in_one_loop
@@ -238,11 +262,8 @@ async def test_of_a_flood_most_have_to_wait_and_the_signed_wait_for_nothing(
 
 @in_one_loop
 async def test_an_address_that_a_stranger_claims_is_not_believed(unproxied: Edge) -> None:
-    flooding = asyncio.create_task(flood(unproxied, 3 * AT_ONCE))
-    await asyncio.sleep(0.5)
-
-    wait = await refused(unproxied, ("X-Forwarded-For", b"198.51.100.7"))
-    await flooding
+    async with flooded(unproxied):
+        wait = await refused(unproxied, ("X-Forwarded-For", b"198.51.100.7"))
 
     assert wait >= 1
 
@@ -250,13 +271,11 @@ async def test_an_address_that_a_stranger_claims_is_not_believed(unproxied: Edge
 @in_one_loop
 async def test_behind_a_listed_proxy_each_address_has_a_share_of_its_own(edge: Edge) -> None:
     claimed = ("X-Forwarded-For", b"203.0.113.9")
-    flooding = asyncio.create_task(flood(edge, 3 * AT_ONCE, claimed))
-    await asyncio.sleep(0.5)
-
-    signed = await edge.ask(post(message(1), claimed))
-    same = await refused(edge, claimed)
-    other = await refused(edge, ("X-Forwarded-For", b"198.51.100.7"))
-    await flooding
+    another = ("X-Forwarded-For", b"198.51.100.7")
+    async with flooded(edge, claimed):
+        signed = await edge.ask(post(message(1), claimed))
+        same = await refused(edge, claimed)
+        others = [await refused(edge, another) for _ in range(10)]
 
     assert signed.status == 200
-    assert other < 1 <= same
+    assert min(others) < 1 <= same  # the least: a machine may be busy

@@ -22,7 +22,7 @@ def started(service: str, *options: str, **env: str) -> subprocess.CompletedProc
         env=SHARED | env,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
 

@@ -32,5 +32,5 @@ async def page(simulator: SimulatorClient) -> AccountView:
 
 @pytest.fixture
 async def graph(simulator: SimulatorClient, page: AccountView) -> AsyncIterator[GraphCaller]:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         yield GraphCaller(simulator.facebook, page.token, http, APP_SECRET)

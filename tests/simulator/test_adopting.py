@@ -19,7 +19,7 @@ def said(recipient: dict[str, str], text: str) -> dict[str, Any]:
 @pytest.fixture
 async def graph(simulator: SimulatorClient) -> AsyncIterator[GraphCaller]:
     await simulator.options(adopt=True)
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         yield GraphCaller(simulator.facebook, "any-token-at-all", http, APP_SECRET)
 
 

@@ -179,7 +179,7 @@ async def test_the_proof_can_be_made_optional(
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize(("age", "status"), [(0, 200), (299, 200), (301, 400)])
+@pytest.mark.parametrize(("age", "status"), [(0, 200), (270, 200), (301, 400)])
 async def test_a_timestamped_proof_is_good_for_five_minutes(
     page: AccountView, graph: GraphCaller, age: int, status: int
 ) -> None:
@@ -497,15 +497,31 @@ async def test_a_read_can_lag_behind_a_send(
     assert [message["message"] for message in thread["messages"]["data"]] == ["hello"]
 
 
+async def test_the_ledger_tells_whose_conversation_was_read(
+    simulator: SimulatorClient, page: AccountView, graph: GraphCaller
+) -> None:
+    person = await person_of(simulator, page)
+
+    await graph.call("GET", "me/conversations", user_id=person)
+    await graph.call("GET", "me/conversations")
+
+    reads = [call for call in await simulator.calls() if call.endpoint == "conversations"]
+    assert [call.person_id for call in reads] == [person, None]
+
+
 async def test_conversations_are_read_twice_a_second_at_most(
     page: AccountView, graph: GraphCaller
 ) -> None:
-    calls = [graph.call("GET", "me/conversations", user_id="1") for _ in range(4)]
+    clock = asyncio.get_running_loop().time
+    begun = clock()
 
-    answers = await asyncio.gather(*calls)
+    answers = await asyncio.gather(
+        *(graph.call("GET", "me/conversations", user_id="1") for _ in range(20))
+    )
 
     refused = [codes(answer) for answer in answers if answer.status_code != 200]
-    assert refused == [(400, 613, None)] * 2
+    assert set(refused) == {(400, 613, None)}
+    assert 2 <= 20 - len(refused) <= 2 * (1 + clock() - begun)
 
 
 async def test_sends_are_limited_per_account_and_not_across(
@@ -516,9 +532,14 @@ async def test_sends_are_limited_per_account_and_not_across(
     caller = GraphCaller(graph.base, other.token, graph.http, APP_SECRET)
     mine, theirs = await person_of(simulator, page), await person_of(simulator, other)
 
-    answers = await asyncio.gather(*(graph.send(mine, str(n)) for n in range(4)))
+    clock = asyncio.get_running_loop().time
+    begun = clock()
 
-    assert sorted(answer.status_code for answer in answers) == [200, 200, 400, 400]
+    answers = await asyncio.gather(*(graph.send(mine, str(n)) for n in range(20)))
+
+    statuses = [answer.status_code for answer in answers]
+    assert 2 <= statuses.count(200) <= 2 * (1 + clock() - begun)
+    assert statuses.count(200) + statuses.count(400) == 20
     assert (await caller.send(theirs, "hi")).status_code == 200
 
 
@@ -595,9 +616,9 @@ async def test_a_slow_call_creates_at_once_or_late(
 ) -> None:
     person = await person_of(simulator, page)
     await simulator.faults(
-        Script(fault="slow", seconds=0.5, count=1), Script(fault="slow", seconds=0, late=0.5)
+        Script(fault="slow", seconds=3, count=1), Script(fault="slow", seconds=0, late=3)
     )
-    graph.http.timeout = httpx.Timeout(0.1)
+    graph.http.timeout = httpx.Timeout(30, read=0.5)
 
     with pytest.raises(httpx.ReadTimeout):
         await graph.send(person, "early")
@@ -640,7 +661,7 @@ async def test_the_echo_comes_when_it_is_told_to(
     await simulator.webhook(receiver.url)
     person = await person_of(simulator, page)
     await simulator.wait(settled=True)
-    await simulator.change_account(page.id, echo=Echoes(when=when, delay=0.05))
+    await simulator.change_account(page.id, echo=Echoes(when=when, delay=2))
     receiver.posts.clear()
 
     message = {"text": "hi", "metadata": "tag-1"}
@@ -666,7 +687,7 @@ async def test_late_echoes_come_later_than_the_others(
     person = await person_of(simulator, page)
     await simulator.wait(settled=True)
     receiver.posts.clear()
-    await simulator.options(echo=Echoes(delay=0, late=1, late_by=0.2))
+    await simulator.options(echo=Echoes(delay=0, late=1, late_by=3))
 
     await graph.send(person, "late")
     await simulator.options(echo=Echoes(delay=0))
@@ -681,8 +702,8 @@ async def test_the_echo_does_not_wait_for_a_slow_answer(
 ) -> None:
     await simulator.webhook(receiver.url)
     person = await person_of(simulator, page)
-    await simulator.faults(Script(fault="slow", seconds=0.5, endpoint="send"))
-    graph.http.timeout = httpx.Timeout(0.1)
+    await simulator.faults(Script(fault="slow", seconds=3, endpoint="send"))
+    graph.http.timeout = httpx.Timeout(30, read=0.5)
 
     with pytest.raises(httpx.ReadTimeout):
         await graph.send(person, "hi")
@@ -748,7 +769,7 @@ async def test_overlapping_sends_to_one_person_are_seen(
     simulator: SimulatorClient, page: AccountView, graph: GraphCaller
 ) -> None:
     person, other = await person_of(simulator, page), await person_of(simulator, page)
-    await simulator.faults(Script(fault="slow", seconds=0.05))
+    await simulator.faults(Script(fault="slow", seconds=1))
 
     await asyncio.gather(graph.send(person, "1"), graph.send(other, "1"))
     apart = (await simulator.summary()).overlaps

@@ -30,12 +30,12 @@ async def test_the_process_says_where_it_listens_and_ends_with_0_on_sigterm() ->
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout
-    line = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+    line = json.loads(await asyncio.wait_for(process.stdout.readline(), 90))
 
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         health = await http.get(f"{line['url']}/_control/healthz")
     process.send_signal(signal.SIGTERM)
-    status = await asyncio.wait_for(process.wait(), 10)
+    status = await asyncio.wait_for(process.wait(), 90)
 
     assert line["message"] == f"listening on {line['url']}"
     assert health.json() == {"status": "ok", "webhook_verified": False}
@@ -62,14 +62,6 @@ def test_the_help_tells_of_every_variable_and_the_settings_read_no_other(
     assert ended.value.code == 0
     assert Watched.asked == set(settings.VARIABLES)
     assert all(name in shown and what in shown for name, what in settings.VARIABLES.items())
-
-
-def test_an_argument_that_it_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--port=1"])
-
-    assert ended.value.code == 2
-    assert "unrecognized arguments: --port=1" in capsys.readouterr().err
 
 
 def test_the_first_secret_signs_and_instagrams_falls_back_to_it() -> None:

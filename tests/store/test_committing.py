@@ -1,4 +1,5 @@
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -171,6 +172,25 @@ async def test_an_old_epoch_is_fenced_and_changes_nothing(desk: Desk) -> None:
     assert await desk.rows.query("select * from decision") == []
     assert (await desk.rows.one("select state from event")).state == "pending"
     assert newer.ref.epoch == lane.ref.epoch + 1
+
+
+def fenced() -> float:
+    return metrics.registry.get_sample_value("pagewire_lanes_fenced_total") or 0
+
+
+async def test_a_decision_names_the_epoch_and_a_lane_that_is_fenced_is_counted(
+    desk: Desk,
+) -> None:
+    lane = await claimed(desk, message())
+    await desk.rows.query("update lane set lease_until = now()")
+    (newer,) = await desk.claim_lanes()
+    before = fenced()
+
+    await desk.commit(decided(lane, matched()))
+    await desk.commit(decided(newer, matched()))
+
+    assert (await desk.rows.one("select epoch from decision")).epoch == newer.ref.epoch
+    assert fenced() == before + 1
 
 
 async def test_a_lane_that_is_fenced_costs_its_neighbour_nothing(desk: Desk) -> None:
@@ -495,16 +515,52 @@ async def test_a_person_who_is_not_known_is_a_reason_where_limits_are_set(desk: 
 
 async def test_a_failure_counts_on_its_event_and_rests_the_lane(desk: Desk) -> None:
     lane = await claimed(desk, message("m_1"), message("m_2"))
+    before = (await desk.rows.one("select now() as now")).now
 
     response = await desk.commit(decided(lane, "template_broken", matched(), release=False))
 
     event = await desk.rows.one("select * from event where event_key = 'message:m_1'")
-    rest = await desk.rows.one("select *, blocked_until - now() as rest from lane")
+    rest = await desk.rows.one("select *, now() from lane")
     assert not response.results[0].decisions
     assert (event.state, event.attempts, event.last_error) == ("pending", 1, "template_broken")
     assert (rest.pending, rest.lease_owner) == (2, None)
-    assert 0.5 < rest.rest.total_seconds() <= 2
+    assert before + timedelta(seconds=0.5) < rest.blocked_until <= rest.now + timedelta(seconds=2)
+    await desk.rows.query("update lane set blocked_until = blocked_until + interval '1 h'")
     assert await desk.claim_lanes() == []
+
+
+async def test_a_failure_whose_answer_was_lost_counts_once_however_often_it_is_said(
+    desk: Desk,
+) -> None:
+    lane = await claimed(desk, message("m_1"), message("m_2"), message("m_3"))
+    said = decided(lane, matched(), "template_broken", matched())
+    await desk.commit(said)
+    rest = await desk.rows.one("select * from lane")
+
+    response = await desk.commit(said)
+
+    (decision,) = response.results[0].decisions
+    event = await desk.rows.one("select * from event where event_key = 'message:m_2'")
+    assert decision.event_id == lane.events[0].event_id
+    assert (event.state, event.attempts) == ("pending", 1)
+    assert await desk.rows.one("select * from lane") == rest
+
+
+async def test_a_lane_waits_since_its_next_event_was_stored_whatever_the_clock_of_the_edge(
+    desk: Desk,
+) -> None:
+    lane = await claimed(desk, message("m_1"), message("m_2"))
+    await desk.rows.query("update event set received_at = received_at + interval '1 day'")
+
+    await desk.commit(decided(lane, matched()))
+
+    waits = await desk.rows.one(
+        """
+        select l.pending_since, e.stored_at from lane l
+        join event e on e.page_id = l.page_id and e.event_key = 'message:m_2'
+        """
+    )
+    assert waits.pending_since == waits.stored_at
 
 
 async def test_events_before_the_one_that_failed_are_decided(desk: Desk) -> None:
@@ -557,6 +613,19 @@ async def test_after_eight_failures_the_event_is_parked_and_the_lane_goes_on(des
     assert (failed.outcome, failed.reason) == (OUTCOME_FAILED, "evaluation_failed")
     assert next_.reason == "fired"
     assert (await desk.rows.one("select pending from lane")).pending == 0
+
+
+async def test_an_event_that_kills_rules_is_parked_at_once_with_that_for_its_reason(
+    desk: Desk,
+) -> None:
+    await desk.receive(message("m_1"), message("m_2"))
+
+    failed, next_ = await desk.decide("kills_rules", matched())
+
+    event = await desk.rows.one("select * from event where event_key = 'message:m_1'")
+    assert (event.state, event.attempts, event.last_error) == ("parked", 1, "kills_rules")
+    assert (failed.outcome, failed.reason) == (OUTCOME_FAILED, "evaluation_failed")
+    assert next_.reason == "fired"
 
 
 async def test_parking_an_event_raises_the_alarm_and_a_failure_before_it_does_not(

@@ -19,10 +19,15 @@ SLEEPS = Statement("select pg_sleep(60)")
 BACKEND = Statement("select pg_backend_pid()")
 
 
+@pytest.fixture(autouse=True)
+def nothing_gives_up() -> None:
+    """Here it does, as it is tested when."""
+
+
 @pytest.fixture
 async def one(database_url: str) -> AsyncIterator[Connections]:
     """A pool of a single connection."""
-    opened = Connections(database_url, 1, {"application_name": "pagewire"})
+    opened = Connections(database_url, 1, {"application_name": "pagewire"}, seconds=60)
     yield opened
     await opened.close()
 
@@ -100,7 +105,7 @@ async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_a_connection
 
 
 async def test_one_lost_connection_ends_the_idle_ones_too(database_url: str, rows: Rows) -> None:
-    connections = Connections(database_url, 3, {"application_name": "to be ended"})
+    connections = Connections(database_url, 3, {"application_name": "to be ended"}, seconds=60)
     async with (
         connections.handed_out(),
         connections.handed_out(),
@@ -120,7 +125,7 @@ async def test_one_lost_connection_ends_the_idle_ones_too(database_url: str, row
 
 
 async def test_a_connection_that_fails_to_be_made_holds_no_place() -> None:
-    nowhere = Connections("postgresql://nobody@/none?host=/nonexistent", 1, {})
+    nowhere = Connections("postgresql://nobody@/none?host=/nonexistent", 1, {}, seconds=60)
 
     for _ in range(3):
         with pytest.raises(psycopg.OperationalError):
@@ -138,7 +143,7 @@ async def test_after_one_that_failed_no_other_is_tried_for_a_moment() -> None:
     async with await asyncio.start_server(refusing, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         url = f"postgresql://a@127.0.0.1:{port}/a?sslmode=disable"
-        away = Connections(url, 4, {}, refused_for=60)
+        away = Connections(url, 4, {}, seconds=60, refused_for=60)
         for _ in range(3):
             with pytest.raises(psycopg.OperationalError):
                 await backend(away)

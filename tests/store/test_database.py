@@ -24,6 +24,11 @@ __all__ = ["database_url", "migrated_template", "pools", "postgres_server", "row
 NOWHERE = "postgresql://nobody@/none?host=/nonexistent"
 
 
+@pytest.fixture(autouse=True)
+def nothing_gives_up() -> None:
+    """Here it does, as it is tested when."""
+
+
 def sizes(connections: int) -> list[int]:
     opened = open_pools(NOWHERE, connections)
     engines = (opened.general, opened.upkeep)

@@ -22,7 +22,7 @@ from pagewire.type.v1.event_pb2 import (
 from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER
 from pagewire.type.v1.reply_pb2 import Media, QuickReplies, ReplyContent
 from pagewire.type.v1.rule_pb2 import Action, Candidate, HideAction, LabelAction, LeftOut, Limits
-from pagewire_store.deciding import Facts, MarkWish, bars, block, parks, plan
+from pagewire_store.deciding import KILLS_RULES, Facts, MarkWish, bars, block, parks, plan
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HELLO = ReplyContent(text="hello")
@@ -303,6 +303,11 @@ def test_an_event_is_parked_at_eight_failures_or_two_minutes_after_its_first() -
     assert not parks(7, NOW - timedelta(seconds=119), NOW)
     assert parks(8, NOW, NOW)
     assert parks(2, NOW - timedelta(minutes=2), NOW)
+
+
+def test_an_event_that_kills_rules_is_parked_when_that_is_known_and_not_before() -> None:
+    assert parks(1, NOW, NOW, KILLS_RULES)
+    assert not parks(3, NOW, NOW, "rules_died")
 
 
 @given(st.integers(1, 1000), st.floats(0, 1, exclude_max=True))

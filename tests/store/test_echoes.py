@@ -12,6 +12,7 @@ from pagewire.store.v1.outbox_service_pb2 import (
 from pagewire.type.v1.event_pb2 import ID_SPACE_MESSAGING
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire.type.v1.rule_pb2 import Action
+from pagewire_runtime import metrics
 from pagewire_store.settling import META_INBOX_APP_ID
 from pagewire_store.transitions import State
 from tests.support.desk import (
@@ -67,6 +68,28 @@ async def test_an_echo_before_the_response_settles_the_reply_and_both_are_one_ro
     assert late == "sent"
     assert await outbound(desk) == [("m_ours", True)]
     assert await desk.paused_for() <= timedelta()
+
+
+async def test_how_it_is_known_that_a_reply_was_sent_is_counted(desk: Desk) -> None:
+    by_answer, by_echo, by_look = known_by("response"), known_by("echo"), known_by("readback")
+    first = await desk.answer(message("m_1"))
+    await desk.record(first.tag, VERDICT_ACCEPTED, mid="m_first")
+    second = await desk.answer(message("m_2"))
+    await desk.receive(echo("m_second", tag=second.tag, app_id=OUR_APP))
+    third = await desk.answer(message("m_3"))
+    await desk.record(third.tag, VERDICT_UNCERTAIN, reason="timeout")
+    await desk.pass_time(21)
+    await desk.look()
+
+    await desk.found(third.tag, found_mid="m_third")
+
+    after = [known_by("response"), known_by("echo"), known_by("readback")]
+    assert after == [by_answer + 1, by_echo + 1, by_look + 1]
+
+
+def known_by(via: str) -> float:
+    labels = {"state": "sent", "signal": "accepted", "via": via}
+    return metrics.registry.get_sample_value("pagewire_replies_total", labels) or 0.0
 
 
 async def test_an_echo_after_the_response_is_the_same_row(desk: Desk) -> None:

@@ -1,8 +1,10 @@
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import psycopg
@@ -188,15 +190,25 @@ async def test_a_conflict_is_mended_by_the_store_itself(
     assert (await desk.rows.one("select count(*) as n from event")).n == 1
 
 
-async def test_statements_before_the_one_that_is_struck_are_with_the_server(desk: Desk) -> None:
+async def test_statements_before_the_one_that_is_struck_are_with_the_server(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a lane that is there: a look, BEGIN, the locks, and then what is known by now."""
     await desk.receive(message("m_1"))
     seen: list[int] = []
+    blocked, looked = threading.Event(), threading.Event()
     url = desk.pools.live._url
+
+    def block(_: float) -> None:
+        blocked.set()
+        looked.wait(20)
+
+    monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=block))
 
     def look_on() -> None:
         with psycopg.connect(url, autocommit=True) as connection:
-            until = time.monotonic() + 5
+            blocked.wait(20)
+            until = time.monotonic() + 20
             while not seen and time.monotonic() < until:
                 found = connection.execute(
                     "select count(*) from pg_locks l join pg_class c on c.oid = l.relation"
@@ -207,16 +219,13 @@ async def test_statements_before_the_one_that_is_struck_are_with_the_server(desk
                 if found and found[0]:
                     seen.append(found[0])
                 time.sleep(0.01)
+        looked.set()
 
-    with faults.armed("store.ingest.stmt4=block:500ms"):
-        looking = asyncio.create_task(asyncio.to_thread(look_on))
-        await asyncio.sleep(0.05)
-        begun = time.monotonic()
+    looking = asyncio.create_task(asyncio.to_thread(look_on))
+    with faults.armed("store.ingest.stmt4=block:1s"):
         await desk.receive(message("m_2"))
-        took = time.monotonic() - begun
     await looking
 
-    assert took >= 0.5
     assert seen == [1]
 
 

@@ -363,15 +363,17 @@ class holding:  # reads as a verb
 
 
 async def test_who_goes_while_its_delivery_is_on_its_way_holds_no_lane_from_then_on(
-    database_url: str, ingestor: Ingestor
+    database_url: str, ingestor: Ingestor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await ingestor.ingest([delivery(message("m_1"))])
-    async with holding(database_url, PAGE, f"person:{PERSON}"):
+    async with holding(database_url, PAGE, f"person:{PERSON}"), asyncio.timeout(60):
         with faults.armed("store.ingest.begun=sleep:300ms"):
             gone = asyncio.create_task(ingestor.ingest([delivery(message("m_2"))]))
-            await asyncio.sleep(0.15)
+            while "a fault struck" not in capsys.readouterr().out:
+                await asyncio.sleep(0.01)
             gone.cancel()
-            await asyncio.sleep(0.5)
+            while ingestor._flights:
+                await asyncio.sleep(0.01)
 
     (result,) = await ingestor.ingest([delivery(message("m_3"))])
 
@@ -414,7 +416,7 @@ async def test_a_delivery_waits_for_a_lane_that_is_soon_free_and_goes_before_lat
     monkeypatch.setattr(pools.ingest, "handed_out", counted)
 
     async def tried(times: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(tries) < times:
                 await asyncio.sleep(0.001)
 
@@ -440,7 +442,7 @@ async def test_batches_overlap_but_never_in_a_lane(pools: Pools, database: Datab
 
     ingestor = make_ingestor(pools, bind_echoes=dawdle, patience=0)
     first = asyncio.ensure_future(ingestor.ingest([delivery(echo("m_1"))]))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await begun.wait()
         behind = asyncio.ensure_future(ingestor.ingest([delivery(message("m_2"))]))
         (beside,) = await ingestor.ingest([delivery(message("m_3", person="beside"))])
@@ -829,7 +831,7 @@ async def test_who_waits_for_a_batch_on_its_way_is_overtaken_in_none_of_its_lane
         return Bound([*first], freed=False)
 
     ingestor = make_ingestor(pools, bind_echoes=dawdle)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         flying = asyncio.ensure_future(ingestor.ingest([delivery(echo("m_0"))]))
         await begun.wait()
         both = delivery(message("m_1"), message("b_1", person="9"))
@@ -852,7 +854,7 @@ async def test_who_waits_for_a_lane_that_another_holds_is_overtaken_in_none_of_i
     both = delivery(message("m_1"), message("b_1", person="9"))
     behind = delivery(message("b_2", person="9"))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async with holding(database_url, PAGE, f"person:{PERSON}"):
             storing = asyncio.ensure_future(ingestor.ingest([both, behind]))
             await asyncio.sleep(0.1)

@@ -17,6 +17,8 @@ from pagewire.type.v1.event_pb2 import (
     ReactionDetail,
     ReadDetail,
 )
+from pagewire.type.v1.reply_pb2 import REPLY_KIND_MESSAGE, ReplyContent
+from pagewire.type.v1.rule_pb2 import Action
 from pagewire_store import outbox
 from pagewire_store.connections import Driver
 from pagewire_store.database import in_live_transaction
@@ -31,7 +33,17 @@ from tests.support.deliveries import (
     message,
     pools,
 )
-from tests.support.desk import PAGE, PAUSE, Desk, candidate, comment, decided, desk, matched
+from tests.support.desk import (
+    PAGE,
+    PAUSE,
+    Desk,
+    candidate,
+    comment,
+    decided,
+    desk,
+    echo,
+    matched,
+)
 from tests.support.desk import message as to_the_desk
 from tests.support.servers import (
     database_url,
@@ -66,7 +78,7 @@ QUIET = {
 
 
 async def somebody_waits(database: Database) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not await database.value("select count(*) from pg_locks where not granted"):
             await asyncio.sleep(0.01)
 
@@ -180,7 +192,35 @@ async def test_two_commits_of_the_same_two_people_both_succeed_without_waiting_i
     assert sorted(decisions) == ["fired", "fired", "once_per_person", "once_per_person"]
 
 
+async def test_echoes_hold_no_reply_while_they_wait_for_one_that_comes_before(
+    desk: Desk, module_database_url: str
+) -> None:
+    page = "2003"
+    await desk.rows.add_page(page, platform="instagram")
+    to_nobody_known = candidate(Action(private_reply=ReplyContent(text="10 euro")))
+    for said, rule in (
+        (comment("c_9", page_id=page, person_id="", id_space=0), to_nobody_known),
+        (to_the_desk("m_9", page_id=page, person="9"), candidate()),
+    ):
+        await desk.receive(said)
+        await desk.decide(matched(rule))
+    tags = {reply.kind: reply.tag for reply in await desk.claim_replies()}
+    ours = echo("m_ours", tag=tags[REPLY_KIND_MESSAGE], page_id=page, person="9")
+    typed = echo("m_typed", page_id=page, person="10")
+
+    async with await psycopg.AsyncConnection.connect(module_database_url) as other:
+        of = "select reply_id from outbox where page_id = %s"
+        await other.execute(f"{of} and kind = 'private_reply' for update".encode(), [page])
+        storing = asyncio.create_task(desk.receive(ours, typed))
+        await a_lock_is_waited_for(desk)
+        found = await other.execute(f"{of} for update skip locked".encode(), [page])
+        free = len(await found.fetchall())
+    await storing
+
+    assert free == 2
+
+
 async def a_lock_is_waited_for(desk: Desk, times: int = 1) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(await desk.rows.query("select from pg_locks where not granted")) < times:
             await asyncio.sleep(0.01)

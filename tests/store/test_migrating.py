@@ -1,14 +1,18 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
+from psycopg import OperationalError
 from sqlalchemy import create_engine
-from sqlalchemy.exc import OperationalError
 
 from pagewire_store import migrating
-from pagewire_store.migrating import alembic_config, migrate
+from pagewire_store.migrating import NEWEST, migrate
+from pagewire_store.upgrading import alembic_config
 from tests.support.servers import PostgresServer, database_url, migrated_template, postgres_server
 
 __all__ = ["database_url", "migrated_template", "postgres_server"]
@@ -120,3 +124,27 @@ def test_a_database_of_a_newer_release_stays_as_it_is(empty_url: str) -> None:
 def test_a_server_that_is_not_there_is_an_operational_error() -> None:
     with pytest.raises(OperationalError):
         migrate("postgresql://nobody@/none?host=/nonexistent")
+
+
+def test_the_revision_that_a_start_looks_for_is_the_last_of_the_package(empty_url: str) -> None:
+    engine = create_engine(empty_url.replace("postgresql://", "postgresql+psycopg://"))
+
+    with engine.connect() as connection:
+        heads = ScriptDirectory.from_config(alembic_config(connection)).get_heads()
+    engine.dispose()
+
+    assert heads == [NEWEST]
+
+
+def test_a_start_on_the_schema_of_its_release_loads_no_alembic(empty_url: str) -> None:
+    migrate(empty_url)
+    start = (
+        "import sys; from pagewire_store.migrating import migrate; import pagewire_store.main;"
+        " migrate(sys.argv[1]); print(sorted({'alembic', 'redis'} & sys.modules.keys()))"
+    )
+
+    said = subprocess.run(
+        [sys.executable, "-c", start, empty_url], capture_output=True, text=True, check=True
+    )
+
+    assert said.stdout == "[]\n"

@@ -127,7 +127,7 @@ async def test_who_waits_for_a_check_gets_it_as_soon_as_it_is_due(
     service: "PageCareServiceAsyncStub", rows: Rows, checks: Waking
 ) -> None:
     async def wait() -> list[str]:
-        request = ClaimPageChecksRequest(max_pages=1, wait=Duration(seconds=1))
+        request = ClaimPageChecksRequest(max_pages=1, wait=Duration(seconds=4))
         return [page.page_id for page in (await service.ClaimPageChecks(request)).pages]
 
     waiting = asyncio.create_task(wait())

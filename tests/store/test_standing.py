@@ -54,10 +54,12 @@ async def add_event(rows: Rows, number: int, state: str) -> None:
     await rows.add("event", row)
 
 
-async def add_reply(rows: Rows, number: int, state: str, since: datetime | None = None) -> None:
+async def add_reply(
+    rows: Rows, number: int, state: str, since: datetime | None = None, page_id: str = "1"
+) -> None:
     """In a lane of its own: one reply of a lane is in flight."""
     row: dict[str, Any] = {
-        "page_id": "1",
+        "page_id": page_id,
         "reply_id": number,
         "lane": f"person:{number}",
         "ordinal": number,
@@ -110,8 +112,11 @@ async def test_what_waits_to_be_decided_is_shown_with_the_age_of_its_oldest(
 async def test_uncertain_replies_are_shown_with_the_age_of_the_oldest_and_no_others(
     rows: Rows, pools: Pools
 ) -> None:
+    await rows.add_page("1")
+    await rows.add_page("2", state="blocked")  # where nobody can look, its alarm is another
     await add_reply(rows, 1, "uncertain", await ago(rows, 200))
     await add_reply(rows, 2, "uncertain", await ago(rows, 10))
+    await add_reply(rows, 5, "uncertain", await ago(rows, 4000), page_id="2")
     await add_reply(rows, 3, "parked", await ago(rows, 4000))
     await add_reply(rows, 4, "sent", await ago(rows, 4000))
 

@@ -137,6 +137,24 @@ async def test_a_rotation_seals_every_older_token_anew(engine: AsyncEngine) -> N
         assert version == 1
 
 
+async def test_a_rotation_stands_in_the_audit_with_the_key_and_how_many_and_no_token(
+    engine: AsyncEngine,
+) -> None:
+    for number in range(3):
+        await keep(engine, f"{number}", OLD.seal(f"{number}", f"EAA{number}"))
+
+    await reseal(engine, BOTH)
+    await reseal(engine, BOTH)
+
+    async with engine.connect() as connection:
+        found = await connection.execute(
+            text("select role, actor, action, subject, detail from audit")
+        )
+        assert [tuple(row) for row in found] == [
+            ("store", "upkeep", "tokens.reseal", "new", "3 tokens")
+        ]
+
+
 async def test_a_rotation_that_is_done_changes_nothing(engine: AsyncEngine) -> None:
     await keep(engine, "1", NEW.seal("1", "EAA"))
     before = await kept(engine)

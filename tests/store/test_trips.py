@@ -89,7 +89,7 @@ async def test_more_than_a_socket_holds_goes_both_ways(
     echoed = Bulk("select n.text from {rows} order by n.ord", text=TEXT)
     large = [(letter * 1_000_000,) for letter in "abcdefgh"]
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         first, second = await trip(connection, echoed.over(large), echoed.over(large))
 
     assert first.rows == second.rows == large
@@ -111,11 +111,13 @@ async def test_statements_that_the_server_forgot_are_prepared_anew(pools: Pools)
 
 
 async def test_a_trip_that_is_cancelled_leaves_a_connection_that_works(
-    connection: psycopg.AsyncConnection[Any],
+    connection: psycopg.AsyncConnection[Any], rows: Rows
 ) -> None:
-    sleep = Statement("select pg_sleep(20)").said()
+    sleep = Statement("select pg_sleep(60)").said()
     sleeping = asyncio.ensure_future(trip(connection, sleep))
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while not await rows.query("select from pg_stat_activity where wait_event = 'PgSleep'"):
+            await asyncio.sleep(0.01)
 
     sleeping.cancel()
     with pytest.raises(asyncio.CancelledError):

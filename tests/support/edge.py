@@ -25,7 +25,7 @@ APP_SECRET = "app-secret-0123456789"
 PREVIOUS_SECRET = "previous-secret-0123456789"
 VERIFY_TOKEN = "verify-token-0123456789"
 WEBHOOK = b"/api/webhook"
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 
 
 def signature(body: bytes, secret: str = APP_SECRET) -> bytes:

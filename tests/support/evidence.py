@@ -20,6 +20,7 @@ from faults.history import (
     Happened,
     History,
     LaneRow,
+    LeaseRow,
     MessageRow,
     OutboxRow,
     RawRow,
@@ -72,6 +73,7 @@ class Run:
     messages: list[MessageRow] = field(default_factory=list)
     comments: list[CommentRow] = field(default_factory=list)
     rules: list[RuleVersionRow] = field(default_factory=lambda: [rule_version()])
+    leases: list[LeaseRow] = field(default_factory=list)
     clock: float = NOW
 
     def tick(self, seconds: float = 0.01) -> float:
@@ -175,6 +177,12 @@ class Run:
             self.fired.append(FiredRow(PAGE, row.event_id, RULE, version))
         return decision
 
+    def lease(self, row: EventRow, epoch: int) -> LeaseRow:
+        """The event's lane is claimed."""
+        lease = LeaseRow(PAGE, row.lane, epoch, f"dispatcher-{epoch}", self.tick())
+        self.leases.append(lease)
+        return lease
+
     def enqueue(self, row: EventRow, **changes: Any) -> OutboxRow:
         """The answer to an event, waiting."""
         number = len(self.outbox) + 1
@@ -247,10 +255,11 @@ class Run:
             answer=answer,
         )
 
-    def look(self, seconds: float) -> GraphCall:
-        """The conversation is read so much later, and nothing is found."""
+    def look(self, seconds: float, **fields: Any) -> GraphCall:
+        """Ann's conversation is read so much later, and nothing is found."""
         self.tick(seconds)
-        return self.call(endpoint="conversations", answer="normal")
+        values = {"endpoint": "conversations", "person_id": ANN, "answer": "normal"}
+        return self.call(**values | fields)
 
     def call(self, **fields: Any) -> GraphCall:
         values: dict[str, Any] = dict.fromkeys(
@@ -331,6 +340,7 @@ class Run:
             comments=tuple(self.comments),
             marks=(),
             rule_versions=tuple(self.rules),
+            leases=tuple(self.leases),
         )
         history = History(7, tuple(self.happened), tuple(self.delivered), tuple(self.calls))
         return replace(Evidence(history, rows), **fields)

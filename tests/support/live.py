@@ -14,7 +14,7 @@ from pagewire_simulator.client import AccountView, SimulatorClient
 
 T = TypeVar("T")
 
-PATIENCE = 15.0
+PATIENCE = 90.0
 """What should happen at once may take so long on a busy machine before a test calls it missing."""
 
 

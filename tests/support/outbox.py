@@ -188,7 +188,7 @@ class FakeOutbox:
 
     async def settled(self, *numbers: int) -> None:
         """Until each of these replies is neither ready nor being sent."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any(self.state(number) in ("ready", "sending") for number in numbers):
                 await asyncio.sleep(0.005)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-SECONDS = 15.0
+SECONDS = 60.0
 
 
 class Answer(NamedTuple):

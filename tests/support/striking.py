@@ -11,16 +11,25 @@ from faults.checker import check
 from faults.evidence import Evidence, Violation
 from faults.gathering import evidence_of
 from faults.history import AttemptRow, GraphCall, OutboxRow
-from faults.load import Load, Stage, play, stage
+from faults.load import Load, Stage, going_on, stage
 from faults.rig import Rig
 from faults.rows import Struck, every
 from pagewire_simulator.meta import Echoes
+from tests.support.struck import REST, at_leisure
 
 T = TypeVar("T")
 
-SMALL = Load(pages=2, people=8, events=40, rate=20, answered=0.7, comments=0.3, instagram=0.5)
-"""Two seconds, of which some 28 events are answered."""
-SETTLES_WITHIN = 40.0
+SMALL = Load(
+    pages=2,
+    people=8,
+    events=40,
+    rate=20,
+    answered=0.7,
+    comments=0.3,
+    instagram=0.5,
+    late_by=0.5,
+)
+"""Two seconds, of which some 28 events are answered; rounds of it, where a fault goes on."""
 
 
 async def befall(
@@ -31,7 +40,6 @@ async def befall(
     draws: int = 1,
     head_start: float = 0.0,
     echo: Echoes | None = None,
-    quiet_within: float = SETTLES_WITHIN,
     **fields: Any,
 ) -> Evidence:
     """The evidence of this row befalling pages of its own; the system is at rest afterwards.
@@ -44,13 +52,13 @@ async def befall(
     if echo is not None:
         for page in on.pages:
             await rig.meta.change_account(page.id, echo=echo)
-    async with asyncio.TaskGroup() as tasks:
-        striking = tasks.create_task(strike(rig, name, draws))
-        await asyncio.sleep(head_start)
-        tasks.create_task(play(rig, on, load))
+    striking = asyncio.create_task(strike(rig, name, draws))
+    await asyncio.sleep(head_start)
+    async with going_on(rig, on, load):
+        struck = await striking
     await rig.calm()
-    await rig.quiet(quiet_within)
-    return await evidence_on(rig, on, striking.result(), **fields)
+    await rig.quiet(REST)
+    return await evidence_on(rig, on, struck, **fields)
 
 
 async def strike(rig: Rig, name: str, draws: int = 1) -> Struck:
@@ -89,8 +97,8 @@ def of_pages(evidence: Evidence, pages: frozenset[str]) -> Evidence:
 
 
 def broken(evidence: Evidence) -> list[str]:
-    """What the checker finds wrong, one line each."""
-    return [str(violation) for violation in check(evidence)]
+    """What the checker finds wrong where nothing has to be quick, one line each."""
+    return [str(violation) for violation in check(at_leisure(evidence))]
 
 
 def invariants(violations: list[Violation]) -> set[str]:

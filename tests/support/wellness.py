@@ -8,7 +8,7 @@ from pathlib import Path
 from pagewire_cli.launcher import System
 
 MAY_GROW_BYTES = 8 * 2**20
-PATIENCE = 5.0
+PATIENCE = 30.0
 """What a request held is given back a moment after its answer."""
 
 

@@ -13,6 +13,6 @@ async def meta() -> AsyncIterator[Meta]:
 
 @pytest.fixture
 async def hasty() -> AsyncIterator[Meta]:
-    """With calls that may take half a second."""
-    async with simulated(total_seconds=0.5) as running:
+    """With calls that may take two seconds."""
+    async with simulated(total_seconds=2.0) as running:
         yield running

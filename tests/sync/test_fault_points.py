@@ -51,7 +51,7 @@ async def test_after_the_last_byte_nothing_of_the_answer_is_read(meta: Meta) -> 
     meta.outbox.put(await meta.message(account))
     faults.arm("sync.after_write=sleep:10s")
 
-    async with running(meta.sender().run()), asyncio.timeout(10):
+    async with running(meta.sender().run()), asyncio.timeout(30):
         while not await meta.simulator.sends():
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
@@ -80,7 +80,7 @@ async def test_what_dies_with_the_answer_in_hand_leaves_the_reply_in_flight(meta
     meta.outbox.put(await meta.message(account))
     faults.arm("sync.after_response=raise:ABORTED once")
 
-    async with running(meta.sender().run()), asyncio.timeout(10):
+    async with running(meta.sender().run()), asyncio.timeout(30):
         while not await meta.simulator.sends():
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
@@ -113,10 +113,11 @@ async def test_each_point_of_a_send_and_of_a_look_is_reached_in_its_order(
     faults.arm("; ".join(f"{point}=block:0s" for point in names))
     reader = Reader(meta.outbox, CredentialCache(meta.pages), meta.graph, meta.budget, "test")
 
-    async with running(meta.sender().run()):
-        await meta.outbox.settled(1)
-        await asyncio.sleep(0.1)
-    of_a_send = struck(capsys)
+    of_a_send: list[str] = []
+    async with running(meta.sender().run()), asyncio.timeout(30):
+        while "sync.recorded" not in of_a_send:
+            await asyncio.sleep(0.01)
+            of_a_send += struck(capsys)
     attempted = Timestamp()
     attempted.GetCurrentTime()
     await reader._settle(ReadBack(reply=sent, attempt_time=attempted))

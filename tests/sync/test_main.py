@@ -25,13 +25,11 @@ from pagewire_runtime.auth import parse_service_tokens
 from pagewire_runtime.serving import serving
 from pagewire_simulator.faults import Script
 from pagewire_sync.access import METHOD_ROLES
-from pagewire_sync.main import main
-from pagewire_sync.settings import Settings
 from tests.support.outbox import FakeOutbox, FakePages
 from tests.support.sending import OUR_APP, Meta
 
 TOKENS = "sync:sync-token-0123456789,operator:operator-token-0123456789"
-SECONDS = 20
+SECONDS = 90
 ROLES = {
     f"/pagewire.store.v1.{service}/{method}": frozenset({"sync"})
     for service, methods in {
@@ -187,25 +185,3 @@ def test_a_reader_changes_nothing(method: str) -> None:
     reads = method.rpartition("/")[2].startswith(("Get", "List", "Watch"))
 
     assert ("reader" in METHOD_ROLES[method]) is reads
-
-
-def test_the_help_says_what_it_is_and_tells_of_every_setting(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-
-    shown = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert "usage: python -m pagewire_sync" in shown
-    for field in Settings.model_fields.values():
-        assert str(field.validation_alias) in shown
-        assert str(field.description) in shown
-
-
-def test_an_argument_that_it_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--reset"])
-
-    assert ended.value.code == 2
-    assert "unrecognized arguments: --reset" in capsys.readouterr().err

@@ -254,7 +254,7 @@ async def test_a_store_that_is_away_ends_no_care(meta: Meta) -> None:
 
     meta.pages.RecordPageCheck = at_first_unavailable  # type: ignore[method-assign]
     meta.pages.due = [account.id]
-    async with running(care(meta).run()), asyncio.timeout(20):
+    async with running(care(meta).run()), asyncio.timeout(60):
         while refusals:
             await asyncio.sleep(0.005)
         meta.pages.due = [account.id]
@@ -266,10 +266,10 @@ async def test_a_store_that_is_away_ends_no_care(meta: Meta) -> None:
 
 async def test_pages_are_checked_beside_each_other(hasty: Meta) -> None:
     hanging, other = await hasty.page(1), await hasty.page(2)
-    await hasty.simulator.faults(Script(fault="slow", seconds=1.5, account=hanging.id))
+    await hasty.simulator.faults(Script(fault="slow", seconds=6, account=hanging.id))
     hasty.pages.due = [hanging.id, other.id]
 
-    async with running(care(hasty).run()), asyncio.timeout(20):
+    async with running(care(hasty).run()), asyncio.timeout(60):
         while len(hasty.pages.found) < 2:
             await asyncio.sleep(0.005)
 

@@ -10,10 +10,13 @@ from pagewire.store.v1.outbox_service_pb2 import ClaimedReply, ReadBack, ReadBac
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.reply_pb2 import Media, MediaType, ReplyContent, ReplyKind
 from pagewire_runtime.errors import Unavailable
+from pagewire_simulator.acts import Say
 from pagewire_simulator.client import AccountView
 from pagewire_simulator.faults import Script
 from pagewire_sync.credentials import CredentialCache
 from pagewire_sync.readback import (
+    PAGE_SIZE,
+    PAGES,
     LookFailed,
     Reader,
     Seen,
@@ -110,6 +113,64 @@ async def test_a_message_that_was_not_accepted_is_not_found(meta: Meta, kind: st
     result = await reader(meta).look(uncertain(claimed))
 
     assert result.clean
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("kind", ["page", "instagram_account"])
+async def test_in_a_dense_conversation_a_look_reads_back_to_the_attempt(
+    meta: Meta, kind: str, accepted: bool
+) -> None:
+    account = await getattr(meta, kind)()
+    claimed = await meta.message(account)
+    mid = await sent(meta, claimed) if accepted else ""
+    await written(meta, account, claimed, 3 * PAGE_SIZE)
+
+    result = await reader(meta).look(uncertain(claimed))
+
+    assert (result.found_mid, result.clean) == (mid, not accepted)
+
+
+async def test_a_conversation_too_dense_to_be_read_back_proves_nothing(meta: Meta) -> None:
+    account = await meta.page()
+    claimed = await meta.message(account)
+    await written(meta, account, claimed, PAGES * PAGE_SIZE)
+
+    result = await reader(meta).look(uncertain(claimed))
+
+    assert result.error == "too_much_to_read"
+    assert len(await meta.simulator.calls()) == PAGES
+
+
+async def test_a_look_stops_where_it_found_the_reply(meta: Meta) -> None:
+    account = await meta.page()
+    claimed = await meta.message(account)
+    await written(meta, account, claimed, 3 * PAGE_SIZE)
+    await sent(meta, claimed)
+    before = len(await meta.simulator.calls())
+
+    result = await reader(meta).look(uncertain(claimed))
+
+    assert result.found_mid
+    assert len(await meta.simulator.calls()) == before + 1
+
+
+@pytest.mark.parametrize("kind", ACCOUNTS)
+async def test_a_reply_is_sought_among_all_replies_of_its_comment(meta: Meta, kind: str) -> None:
+    account = await getattr(meta, kind)()
+    claimed = await comment_reply(meta, account)
+    made = await sent(meta, claimed)
+    for number in range(PAGE_SIZE + 1):
+        await meta.simulator.comment(account.id, f"me too {number}", parent=claimed.comment_id)
+
+    result = await reader(meta).look(uncertain(claimed))
+
+    assert result.found_mid == made
+
+
+async def written(meta: Meta, account: AccountView, to: ClaimedReply, count: int) -> None:
+    """So many messages of the person's, after whatever there was."""
+    said = [Say(account=account.id, person=to.person_id, text=f"{n}") for n in range(count)]
+    await meta.simulator.acts(said)
 
 
 @pytest.mark.parametrize("kind", ACCOUNTS)
@@ -212,13 +273,13 @@ async def test_looks_are_written_down_each_by_itself_and_a_page_that_hangs_holds
     hasty: Meta,
 ) -> None:
     hanging, other = await hasty.page(1), await hasty.page(2)
-    await hasty.simulator.faults(Script(fault="slow", seconds=1.5, account=hanging.id))
+    await hasty.simulator.faults(Script(fault="slow", seconds=6, account=hanging.id))
     looks = FakeLooks()
     stuck = await hasty.message(hanging, 1, tag="pw1.stuck")
     free = await hasty.message(other, 2, tag="pw1.free")
     looks.waiting = [uncertain(stuck), uncertain(free)]
 
-    async with running(reader(hasty, looks).run()), asyncio.timeout(20):
+    async with running(reader(hasty, looks).run()), asyncio.timeout(60):
         while len(looks.results) < 2:
             await asyncio.sleep(0.005)
 
@@ -233,7 +294,7 @@ async def test_a_look_that_could_not_be_written_down_ends_nothing(meta: Meta) ->
     claimed = await meta.message(account)
     looks.waiting = [uncertain(claimed)]
 
-    async with running(reader(meta, looks).run()), asyncio.timeout(20):
+    async with running(reader(meta, looks).run()), asyncio.timeout(60):
         while looks.refusals:
             await asyncio.sleep(0.005)
         looks.waiting = [uncertain(claimed)]
@@ -334,6 +395,14 @@ def test_times_are_read_in_each_form(time: object) -> None:
     body = {"data": [{"messages": {"data": [message], "paging": {"next": "https://x"}}}]}
 
     assert conversation_view(body) == View([seen()], more=True)
+
+
+@pytest.mark.parametrize("cursor", ["a){id}", "a b", "", None, 7, "x" * 1025])
+def test_what_is_no_cursor_is_not_followed(cursor: object) -> None:
+    paging = {"cursors": {"after": cursor}, "next": "https://x"}
+    body = {"data": [{"messages": {"data": [], "paging": paging}}]}
+
+    assert conversation_view(body) == View([], more=True)
 
 
 @pytest.mark.parametrize("time", ["yesterday", None, 10**30, {"a": 1}])

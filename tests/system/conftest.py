@@ -32,7 +32,9 @@ async def live(replicas: dict[str, int]) -> AsyncIterator[Live]:
             headers = {"Authorization": f"Bearer {key}"}
             async with (
                 SimulatorClient(system.addresses["simulator"]) as meta,
-                httpx.AsyncClient(base_url=system.addresses["operator"], headers=headers) as http,
-                httpx.AsyncClient(base_url=system.addresses["public"]) as edge,
+                httpx.AsyncClient(
+                    base_url=system.addresses["operator"], headers=headers, timeout=60
+                ) as http,
+                httpx.AsyncClient(base_url=system.addresses["public"], timeout=60) as edge,
             ):
                 yield Live(system, meta, http, edge)

@@ -71,7 +71,9 @@ async def system() -> AsyncIterator[System]:
 async def api(system: System) -> AsyncIterator[httpx.AsyncClient]:
     """The operator's API, with a page that a person with the longest id has written to."""
     headers = {"Authorization": f"Bearer {FIRST_KEY}"}
-    async with httpx.AsyncClient(base_url=system.addresses["operator"], headers=headers) as api:
+    async with httpx.AsyncClient(
+        base_url=system.addresses["operator"], headers=headers, timeout=60
+    ) as api:
         page = {"platform": "messenger", "page_id": PAGE, "name": "Shop", "access_token": "t"}
         assert (await api.post("/api/pages", json=page)).status_code == 201
         assert (await post(system, message("m_long"), FIRST_SECRET)).status_code == 200
@@ -92,7 +94,7 @@ def message(mid: str) -> bytes:
 
 async def post(system: System, body: bytes, secret: str) -> httpx.Response:
     digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    async with httpx.AsyncClient(base_url=system.addresses["public"]) as edge:
+    async with httpx.AsyncClient(base_url=system.addresses["public"], timeout=60) as edge:
         headers = {"X-Hub-Signature-256": f"sha256={digest}"}
         return await edge.post("/api/webhook", content=body, headers=headers)
 
@@ -105,11 +107,11 @@ async def called(system: System, part: str, method: str, token: str | None) -> g
             if method.rpartition("/")[2] in STREAMS:
                 stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
                 stream = channel.unary_stream(method)
-                await stream(b"", metadata=metadata, timeout=5).read()
+                await stream(b"", metadata=metadata, timeout=60).read()
             else:
                 unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
                 unary = channel.unary_unary(method)
-                await unary(b"", metadata=metadata, timeout=5)
+                await unary(b"", metadata=metadata, timeout=60)
         except grpc.aio.AioRpcError as error:
             return error.code()
     return grpc.StatusCode.OK
@@ -125,7 +127,7 @@ async def test_every_app_secret_verifies_webhooks(system: System, secret: str) -
 
 @pytest.mark.parametrize("key", [FIRST_KEY, SECOND_KEY])
 async def test_every_api_key_opens_the_operators_api(system: System, key: str) -> None:
-    async with httpx.AsyncClient(base_url=system.addresses["operator"]) as client:
+    async with httpx.AsyncClient(base_url=system.addresses["operator"], timeout=60) as client:
         answers = [
             (await client.get("/api/pages", headers={"Authorization": f"Bearer {shown}"}))
             for shown in (key, f"{key}x")
@@ -227,13 +229,13 @@ async def test_health_is_told_to_anybody_and_the_schema_to_nobody(
     system: System, part: str
 ) -> None:
     async with grpc.aio.insecure_channel(system.addresses[part]) as channel:
-        health = await HealthStub(channel).Check(HealthCheckRequest(), timeout=5)
+        health = await HealthStub(channel).Check(HealthCheckRequest(), timeout=60)
         reflection: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
         reflection = channel.stream_stream(
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
         )
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await reflection(timeout=5).read()
+            await reflection(timeout=60).read()
 
     assert health.status == HealthCheckResponse.SERVING
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -50,7 +50,7 @@ async def folder() -> AsyncIterator[Path]:
                 break
         yield Path(name)
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 15) == 0
+        assert await asyncio.wait_for(process.wait(), 90) == 0
 
 
 async def test_a_page_a_rule_and_a_signed_webhook_by_curl_end_in_a_message(folder: Path) -> None:
@@ -61,7 +61,7 @@ async def test_a_page_a_rule_and_a_signed_webhook_by_curl_end_in_a_message(folde
         stderr=asyncio.subprocess.STDOUT,
     )
 
-    output = (await asyncio.wait_for(script.communicate(), 30))[0].decode()
+    output = (await asyncio.wait_for(script.communicate(), 120))[0].decode()
 
     assert script.returncode == 0, output
     assert "HTTP/1.1 200 OK" in output

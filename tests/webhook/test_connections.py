@@ -1,5 +1,7 @@
 """Connections of a listener: how many there are, and what is waited for."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,12 +11,14 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from pagewire_webhook import connections
+from pagewire_webhook.connections import Connections
 from pagewire_webhook.listening import listening
+from pagewire_webhook.posts import Taker
 from tests.support.edge import Edge, running_edge
 from tests.support.rawhttp import request
 
 ANY = "127.0.0.1:0"
-SOON = 20.0
+SOON = 30.0
 GET = request("GET", b"/")
 
 
@@ -92,16 +96,50 @@ async def until_under_way(app: App, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+class Watched(Connections):
+    """Tells how often it was looked at; `last` is that of the listener made last."""
+
+    last: Watched
+
+    def __init__(self, most: int, seconds: float, taker: Taker | None = None) -> None:
+        super().__init__(most, seconds, taker)
+        self.looks = 0
+        Watched.last = self
+
+    def sweep(self, now: float) -> None:
+        super().sweep(now)
+        self.looks += 1
+
+    async def until_overdue(self) -> None:
+        """Returns when a look has come at which whoever had to do something was overdue."""
+        await asyncio.sleep(self.seconds)
+        seen = self.looks
+        async with asyncio.timeout(SOON):
+            while self.looks < seen + 2:
+                await asyncio.sleep(0.05)
+
+    async def until_one_holds(self, least: int) -> None:
+        async with asyncio.timeout(SOON):
+            while self.unfinished_bytes < least:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+    monkeypatch.setattr("pagewire_webhook.listening.Connections", Watched)
+    return Watched
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n"])
 async def test_a_head_that_does_not_come_in_time_is_closed_on(sent: bytes) -> None:
-    async with listening(App(), ANY, receipt_seconds=0.1) as port, peers(port, 1) as (slow,):
+    async with listening(App(), ANY, receipt_seconds=0.5) as port, peers(port, 1) as (slow,):
         slow.send(sent)
 
         assert await slow.rest() == b""
 
 
 async def test_a_body_that_does_not_come_in_time_is_answered_408() -> None:
-    async with listening(App(), ANY, receipt_seconds=0.1) as port, peers(port, 1) as (slow,):
+    async with listening(App(), ANY, receipt_seconds=0.5) as port, peers(port, 1) as (slow,):
         slow.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{")
 
         assert await slow.status() == 408
@@ -109,14 +147,14 @@ async def test_a_body_that_does_not_come_in_time_is_answered_408() -> None:
 
 
 async def test_bytes_that_trickle_do_not_put_the_end_off() -> None:
-    async with listening(App(), ANY, receipt_seconds=0.3) as port, peers(port, 1) as (slow,):
+    async with listening(App(), ANY, receipt_seconds=0.5) as port, peers(port, 1) as (slow,):
         slow.send(b"GET / HTTP/1.1\r\nX: ")
 
         assert await slow.trickles(b"x") == b""
 
 
 async def test_nor_do_empty_lines_after_an_answer() -> None:
-    async with listening(App(), ANY, receipt_seconds=0.3) as port, peers(port, 1) as (slow,):
+    async with listening(App(), ANY, receipt_seconds=0.5) as port, peers(port, 1) as (slow,):
         slow.send(GET)
         assert await slow.status() == 200
 
@@ -124,31 +162,33 @@ async def test_nor_do_empty_lines_after_an_answer() -> None:
 
 
 async def test_nor_does_a_body_that_was_answered_before_it_came() -> None:
-    async with listening(App(), ANY, receipt_seconds=0.3) as port, peers(port, 1) as (slow,):
+    async with listening(App(), ANY, receipt_seconds=0.5) as port, peers(port, 1) as (slow,):
         slow.send(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
         assert await slow.status() == 404
 
         assert await slow.trickles(b"x") == b""
 
 
-async def test_who_waits_for_an_answer_is_given_all_the_time_that_it_takes() -> None:
+async def test_who_waits_for_an_answer_is_given_all_the_time_that_it_takes(
+    watched: type[Watched],
+) -> None:
     app = App()
     app.may_answer.clear()
-    async with listening(app, ANY, receipt_seconds=0.1) as port, peers(port, 1) as (peer,):
+    async with listening(app, ANY, receipt_seconds=0.5) as port, peers(port, 1) as (peer,):
         peer.send(GET)
         await until_under_way(app, 1)
-        await asyncio.sleep(2.5)  # two looks
+        await watched.last.until_overdue()
 
         app.may_answer.set()
 
         assert await peer.status() == 200
 
 
-async def test_a_connection_that_asks_nothing_more_stays() -> None:
-    async with listening(App(), ANY, receipt_seconds=0.1) as port, peers(port, 1) as (peer,):
+async def test_a_connection_that_asks_nothing_more_stays(watched: type[Watched]) -> None:
+    async with listening(App(), ANY, receipt_seconds=0.5) as port, peers(port, 1) as (peer,):
         peer.send(GET)
         assert await peer.status() == 200
-        await asyncio.sleep(2.5)
+        await watched.last.until_overdue()
 
         peer.send(GET)
 
@@ -197,13 +237,13 @@ async def test_but_never_who_waits_for_an_answer() -> None:
 
 
 async def test_what_came_in_part_is_bounded_and_who_holds_it_longest_gives_way(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, watched: type[Watched]
 ) -> None:
     monkeypatch.setattr(connections, "UNFINISHED_MAX_BYTES", 50_000)
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30000\r\n\r\n"
     async with listening(App(), ANY) as port, peers(port, 2) as (first, second):
         first.send(head + b"x" * 29_000)
-        await asyncio.sleep(0.1)
+        await watched.last.until_one_holds(29_000)
         second.send(head + b"x" * 29_000)
 
         assert await first.status() == 408

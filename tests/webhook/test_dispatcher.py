@@ -30,15 +30,23 @@ from pagewire.type.v1.event_pb2 import Event
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.rule_pb2 import Candidate, Evaluation
 from pagewire_runtime import metrics
-from pagewire_runtime.errors import InvalidArgument, Kind, Refusal, Unavailable, refusal_from
+from pagewire_runtime.errors import (
+    InvalidArgument,
+    Kind,
+    Refusal,
+    Unavailable,
+    Unreached,
+    refusal_from,
+)
 from pagewire_webhook.dispatcher import Dispatcher, Pace
+from pagewire_webhook.evaluating import KILLS_RULES, RULES_DIED
 
 RECEIVED = Timestamp(seconds=1_700_000_000)
 
 
 def pace(**values: Any) -> Pace:
-    """One whose last claim, which nothing here would answer, is not waited for."""
-    return Pace(claim_ends_seconds=0, **values)
+    """One whose last claim, which nothing here would answer, is not waited for; nor are rules."""
+    return Pace(claim_ends_seconds=0, settle_seconds=0, **values)
 
 
 USUAL = pace()
@@ -137,7 +145,9 @@ class FakeRules:
         self.called: asyncio.Queue[None] = asyncio.Queue()
         self.drops_one_of_several = False
 
-    async def EvaluateEvents(self, request: EvaluateEventsRequest, /) -> EvaluateEventsResponse:
+    async def EvaluateEvents(
+        self, request: EvaluateEventsRequest, /, *, wait_for_ready: bool
+    ) -> EvaluateEventsResponse:
         self.requests.append(list(request.events))
         self.called.put_nowait(None)
         await self.gate.wait()
@@ -163,8 +173,8 @@ def rules() -> FakeRules:
 async def dispatching(
     store: FakeStore, rules: FakeRules, pace: Pace = USUAL
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """A dispatcher that works within the block; nothing in it may take ten seconds."""
-    async with asyncio.timeout(10):
+    """A dispatcher that works within the block; nothing in it may take half a minute."""
+    async with asyncio.timeout(30):
         task = asyncio.create_task(Dispatcher(store, rules, "test", pace).run())
         yield task
         await stopped(task)
@@ -174,6 +184,29 @@ async def stopped(task: asyncio.Task[None]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def dies_of(*keys: str) -> Callable[[EventToEvaluate], Evaluation]:
+    """Rules that die whenever they have one of these."""
+
+    def answer(item: EventToEvaluate) -> Evaluation:
+        if item.event.key in keys:
+            raise Unreached
+        return _answer(item)
+
+    return answer
+
+
+def again(lane: ClaimedLane) -> ClaimedLane:
+    """The lane as it is claimed when its first event has failed."""
+    lane.events[0].attempts += 1
+    return lane
+
+
+def asked(rules: FakeRules) -> list[list[str]]:
+    """Of which events rules were asked, call by call; what stands for one is left out."""
+    keys = ([item.event.key for item in request] for request in rules.requests)
+    return [call for call in keys if call != [""]]
 
 
 def rule_ids(lane: LaneDecisions) -> list[str]:
@@ -333,6 +366,88 @@ async def test_an_event_that_rules_never_answer_for_delays_its_own_lane_alone(
 
     assert sorted(rule_ids(lane) for (lane,) in answered) == [["for e1"], ["for e4"]]
     assert rule_ids(late) == ["for e2", "for e3"]
+
+
+async def test_an_event_that_rules_die_of_is_named_and_its_neighbours_are_answered(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    rules.answer = dies_of("e2")
+    store.lanes.put_nowait([a_lane("person:7", "e1", "e2", "e3"), a_lane("person:8", "e4")])
+
+    async with dispatching(store, rules):
+        lanes = [await store.commits.get(), await store.commits.get()]
+
+    (other,), (failing,) = sorted(lanes, key=lambda lane: len(lane[0].events))
+    assert rule_ids(other) == ["for e4"]
+    assert [event.event_id for event in failing.events] == ["e1", "e2"]
+    assert failing.events[1].failure == RULES_DIED
+    assert failing.release
+
+
+async def test_what_stands_behind_an_event_that_rules_die_of_is_not_asked_alone(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    rules.answer = dies_of("e1", "e2")
+    store.lanes.put_nowait([a_lane("person:7", "e1", "e2")])
+
+    async with dispatching(store, rules):
+        (lane,) = await store.commits.get()
+
+    assert [event.event_id for event in lane.events] == ["e1"]
+    assert asked(rules) == [["e1", "e2"], ["e1"]]
+
+
+async def test_an_event_that_rules_died_of_is_asked_alone_at_once_and_parked_at_the_third(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    rules.answer = dies_of("e1")
+    store.lanes.put_nowait([a_lane("person:7", "e1"), a_lane("person:8", "e2")])
+
+    async with dispatching(store, rules):
+        failures = await failures_of("person:7", store)
+        for _ in range(2):
+            store.lanes.put_nowait([again(a_lane("person:7", "e1")), a_lane("person:8", "e2")])
+            failures += await failures_of("person:7", store)
+
+    assert failures == [RULES_DIED, RULES_DIED, KILLS_RULES]
+    assert [events for events in asked(rules) if "e1" in events] == [["e1", "e2"]] + [["e1"]] * 3
+
+
+async def failures_of(name: str, store: FakeStore) -> list[str]:
+    """Of the lane's first event, when two lanes have been committed."""
+    lanes = [(await store.commits.get())[0] for _ in range(2)]
+    return [lane.events[0].failure for lane in lanes if lane.ref.lane == name]
+
+
+@pytest.mark.parametrize("deaths", [1, 2, 5, 9])
+async def test_rules_that_are_lost_with_all_they_have_count_against_no_event(
+    store: FakeStore, rules: FakeRules, deaths: int
+) -> None:
+    rules.failures = [Unreached() for _ in range(deaths)]
+    store.lanes.put_nowait([a_lane("person:7", "e1", "e2"), a_lane("person:8", "e3")])
+
+    async with dispatching(store, rules):
+        lanes = [await store.commits.get(), await store.commits.get()]
+
+    assert sorted(rule_ids(lane) for (lane,) in lanes) == [["for e1", "for e2"], ["for e3"]]
+
+
+async def test_while_rules_are_not_back_from_a_death_other_lanes_are_claimed_and_answered(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    def is_away_for_page_one(item: EventToEvaluate) -> Evaluation:
+        if item.event.key in ("e1", ""):
+            raise Unreached
+        return _answer(item)
+
+    rules.answer = is_away_for_page_one
+    store.lanes.put_nowait([again(a_lane("person:7", "e1"))])
+    store.lanes.put_nowait([a_lane("person:8", "e2")])
+
+    async with dispatching(store, rules, pace(alone_seconds=0)):
+        (lane,) = await store.commits.get()
+
+    assert rule_ids(lane) == ["for e2"]
 
 
 @pytest.mark.parametrize(
@@ -546,12 +661,14 @@ async def test_a_lane_claimed_again_is_held_under_its_new_epoch(
     gates: list[asyncio.Event] = []
     real = rules.EvaluateEvents
 
-    async def each_by_its_gate(request: EvaluateEventsRequest, /) -> EvaluateEventsResponse:
+    async def each_by_its_gate(
+        request: EvaluateEventsRequest, /, *, wait_for_ready: bool
+    ) -> EvaluateEventsResponse:
         gate = asyncio.Event()
         gates.append(gate)
         rules.called.put_nowait(None)
         await gate.wait()
-        return await real(request)
+        return await real(request, wait_for_ready=wait_for_ready)
 
     rules.EvaluateEvents = each_by_its_gate  # type: ignore[method-assign]
     store.lanes.put_nowait([a_lane("person:7", "e1", epoch=1)])
@@ -638,7 +755,8 @@ async def test_a_lane_whose_event_has_failed_holds_others_up_for_its_time_alone(
         await rules.called.get()
         await rules.called.get()
 
-    assert [request[0].event.key for request in rules.requests] == ["e1", "e2"]
+    stands_for_the_first = ""
+    assert [each[0].event.key for each in rules.requests] == [stands_for_the_first, "e2"]
 
 
 async def test_a_slow_batch_holds_up_no_other(store: FakeStore, rules: FakeRules) -> None:

@@ -70,6 +70,7 @@ class KeepingStore:
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
         self.lanes: asyncio.Queue[list[ClaimedLane]] = asyncio.Queue()
+        self.idle = asyncio.Event()
         self.commits: asyncio.Queue[str] = asyncio.Queue()
 
     async def __call__(self, request: bytes, /, *, timeout: float) -> IngestResponse:
@@ -79,6 +80,8 @@ class KeepingStore:
         return IngestResponse(results=[stored for _ in deliveries])
 
     async def ClaimLanes(self, request: ClaimLanesRequest, /) -> ClaimLanesResponse:
+        if self.lanes.empty():
+            self.idle.set()
         return ClaimLanesResponse(lanes=await self.lanes.get())
 
     async def ExtendLeases(self, request: ExtendLeasesRequest, /) -> ExtendLeasesResponse:
@@ -91,7 +94,9 @@ class KeepingStore:
 
 
 class MatchingRules:
-    async def EvaluateEvents(self, request: EvaluateEventsRequest, /) -> EvaluateEventsResponse:
+    async def EvaluateEvents(
+        self, request: EvaluateEventsRequest, /, *, wait_for_ready: bool
+    ) -> EvaluateEventsResponse:
         return EvaluateEventsResponse(evaluations=[Evaluation() for _ in request.events])
 
 
@@ -196,12 +201,12 @@ def a_lane(number: int) -> ClaimedLane:
 
 async def decided(store: KeepingStore, *lanes: ClaimedLane) -> list[str]:
     """The lanes in the order in which they were decided."""
-    pace = Pace(claim_ends_seconds=0)
-    working = asyncio.create_task(Dispatcher(store, MatchingRules(), "test", pace).run())
+    pace = Pace(batches=1, claim_ends_seconds=0)  # so it asks for more when all is over
     store.lanes.put_nowait(list(lanes))
-    async with asyncio.timeout(10):
+    working = asyncio.create_task(Dispatcher(store, MatchingRules(), "test", pace).run())
+    async with asyncio.timeout(30):
         found = [await store.commits.get() for _ in lanes]
-        await asyncio.sleep(0.05)
+        await store.idle.wait()
     working.cancel()
     await asyncio.wait([working])
     return found

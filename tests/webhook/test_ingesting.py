@@ -26,7 +26,7 @@ STORED = DeliveryState.DELIVERY_STATE_STORED
 BUSY = DeliveryState.DELIVERY_STATE_BUSY
 REFUSED = DeliveryState.DELIVERY_STATE_REFUSED
 
-SOON = 10.0
+SOON = 30.0
 """Seconds within which anything here happens, however slow the machine."""
 
 
@@ -185,7 +185,8 @@ async def test_deliveries_of_a_held_lane_keep_their_order(
     store.gate.set()
     await until(lambda: len(store.calls) >= 2)
     tasks += started(ingesting, delivery("d", "page"), delivery("e", "person:1"))
-    await asyncio.sleep(0.05)
+    tries = len(store.calls)
+    await until(lambda: len(store.calls) >= tries + 3)
     assert store.stored == []
 
     store.held = set()
@@ -205,8 +206,8 @@ async def test_busy_ones_of_one_batch_come_out_in_the_order_of_their_arrival(
     tasks += started(ingesting, *(delivery(name, "person:1") for name in "abcd"))
     await asyncio.sleep(0)
     store.gate.set()
-    await until(lambda: store.stored == ["first"])
-    await asyncio.sleep(0.03)
+    await until(lambda: len(store.calls) >= 4)  # the batch was tried, and one of it again and again
+    assert store.stored == ["first"]
 
     store.held = set()
     await results(tasks)
@@ -235,7 +236,8 @@ async def test_one_that_is_busy_until_its_deadline_is_refused_and_lets_the_next_
         await ingesting.store(delivery("a", "person:1"), deadline=soon)
 
     store.held = set()
-    assert (await ingesting.store(delivery("b", "person:1"))).state == STORED
+    (after,) = await results(started(ingesting, delivery("b", "person:1")))
+    assert after.state == STORED
     assert store.stored == ["b"]
 
 
@@ -245,7 +247,7 @@ async def test_a_call_ends_before_the_first_of_its_deliveries_has_to_be_answered
     await ingesting.store(delivery("a"))
     await ingesting.store(delivery("b"), deadline=asyncio.get_running_loop().time() + 60)
 
-    assert 1 < store.timeouts[0] < 2 < 50 < store.timeouts[1] < 60
+    assert 0 < store.timeouts[0] < 2 < 30 < store.timeouts[1] < 60
 
 
 async def test_one_whose_time_is_over_is_not_sent(ingesting: Ingesting, store: FakeStore) -> None:

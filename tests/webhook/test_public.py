@@ -6,13 +6,12 @@ import hmac
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pagewire.store.v1.ingest_service_pb2 import (
     Delivery,
@@ -27,7 +26,9 @@ from pagewire_webhook import receiving
 from pagewire_webhook.admission import Admission
 from pagewire_webhook.deliveries import delivery_of
 from pagewire_webhook.ingesting import Ingesting
-from pagewire_webhook.public import PublicConfig, public_app
+from pagewire_webhook.posts import BODY_MAX_BYTES as POST_MAX_BYTES
+from pagewire_webhook.posts import Post, Reply
+from pagewire_webhook.public import PublicApp, PublicConfig, public_app
 from pagewire_webhook.receiving import BODY_MAX_BYTES
 from pagewire_webhook.signature import secrets_of
 
@@ -63,10 +64,12 @@ class FakeStore:
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
         self.fails: Exception | None = None
+        self.called = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def __call__(self, request: bytes, /, *, timeout: float) -> IngestResponse:
+        self.called.set()
         try:
             await asyncio.wait_for(self.gate.wait(), timeout)
         except TimeoutError:
@@ -90,7 +93,7 @@ class Answer:
 
 
 async def ask(
-    app: Starlette,
+    app: ASGIApp,
     method: str,
     path: str,
     *,
@@ -157,17 +160,78 @@ async def ingesting(store: FakeStore) -> AsyncIterator[Ingesting]:
     await ingesting.close()
 
 
-def app_with(ingesting: Ingesting, **config: Any) -> Starlette:
+def app_with(ingesting: Ingesting, **config: Any) -> PublicApp:
     secrets = secrets_of([SECRET, PREVIOUS], [INSTAGRAM])
     return public_app(PublicConfig(secrets, TOKEN.encode(), **config), ingesting, now=lambda: NOW)
 
 
 @pytest.fixture
-def app(ingesting: Ingesting) -> Starlette:
-    return app_with(ingesting)
+def app(ingesting: Ingesting) -> ASGIApp:
+    return app_with(ingesting, answer_seconds=30)
 
 
-async def post(app: Starlette, raw: bytes, headers: Headers | None = None, **more: Any) -> Answer:
+class FakeLine:
+    """A connection of a peer at an address, and what was answered on it."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
+        self.replies: list[Reply] = []
+        self.answered = asyncio.Event()
+
+    def reply(self, reply: Reply, *, keep_alive: bool) -> None:
+        self.replies.append(reply)
+        self.answered.set()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self.work = asyncio.create_task(work)
+
+    def peer(self, headers: list[tuple[bytes, bytes]]) -> str | None:
+        return self.address
+
+
+def straight(app: PublicApp) -> ASGIApp:
+    """The app, but that what a connection hands over as a post comes so here."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        is_post = scope["method"] == "POST" and scope["path"].encode() in app.taker.targets
+        if not is_post or _declares_much(scope):
+            await app(scope, receive, send)
+            return
+        message = await receive()
+        body = message.get("body", b"")
+        if message.get("more_body") or len(body) > POST_MAX_BYTES:
+            await app(scope, _again(message, receive), send)
+            return
+        line = FakeLine()
+        post = Post(line, scope["headers"], keep_alive=True)
+        post.add(body)
+        app.taker.take(post)
+        await line.answered.wait()
+        (reply,) = line.replies
+        status, *lines = reply.head.decode().strip().split("\r\n")
+        headers = [tuple(line.encode().split(b": ", 1)) for line in lines]
+        start = {"type": "http.response.start", "status": int(status.split()[1])}
+        await send(start | {"headers": headers})
+
+    return call
+
+
+def _declares_much(scope: Scope) -> bool:
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    return any(len(value) > 6 for value in lengths)
+
+
+def _again(message: Message, receive: Receive) -> Receive:
+    """What was received, and then the rest."""
+    waiting = [message]
+
+    async def received() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return received
+
+
+async def post(app: ASGIApp, raw: bytes, headers: Headers | None = None, **more: Any) -> Answer:
     given = signed(raw) if headers is None else headers
     return await ask(app, "POST", "/api/webhook", headers=given, parts=[raw], **more)
 
@@ -177,7 +241,7 @@ class TestHandshakes:
         return b"hub.mode=subscribe&hub.verify_token=" + token + b"&hub.challenge=" + challenge
 
     @pytest.mark.parametrize("path", ["/api/webhook", "/api/webhooks/instagram"])
-    async def test_the_challenge_comes_back_byte_for_byte(self, app: Starlette, path: str) -> None:
+    async def test_the_challenge_comes_back_byte_for_byte(self, app: ASGIApp, path: str) -> None:
         answer = await ask(app, "GET", path, query=self.query())
 
         assert (answer.status, answer.body) == (200, b"1158201444")
@@ -195,7 +259,7 @@ class TestHandshakes:
         ],
     )
     async def test_the_challenge_is_opaque(
-        self, app: Starlette, sent: bytes, challenge: bytes
+        self, app: ASGIApp, sent: bytes, challenge: bytes
     ) -> None:
         answer = await ask(app, "GET", "/api/webhook", query=self.query(sent))
 
@@ -254,7 +318,7 @@ class TestHandshakes:
         ],
     )
     async def test_anything_wrong_is_forbidden_with_nothing_to_learn(
-        self, app: Starlette, query: bytes
+        self, app: ASGIApp, query: bytes
     ) -> None:
         answer = await ask(app, "GET", "/api/webhook", query=query)
 
@@ -262,10 +326,20 @@ class TestHandshakes:
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.fixture(params=["by ASGI", "as a post"])
+def way(request: pytest.FixtureRequest) -> Callable[[PublicApp], ASGIApp]:
+    """How a request comes to an app."""
+    return straight if request.param == "as a post" else lambda app: app
+
+
 class TestDeliveries:
+    @pytest.fixture
+    def app(self, ingesting: Ingesting, way: Callable[[PublicApp], ASGIApp]) -> ASGIApp:
+        return way(app_with(ingesting, answer_seconds=30))
+
     @pytest.mark.parametrize("path", ["/api/webhook", "/api/webhooks/instagram"])
     async def test_a_signed_body_is_stored_and_acknowledged(
-        self, app: Starlette, store: FakeStore, path: str
+        self, app: ASGIApp, store: FakeStore, path: str
     ) -> None:
         answer = await ask(app, "POST", path, headers=signed(BODY), parts=[BODY])
 
@@ -277,12 +351,14 @@ class TestDeliveries:
         assert [event.key for event in delivery.events] == ["message:m_1"]
 
     async def test_the_answer_comes_only_after_the_commit(
-        self, app: Starlette, store: FakeStore
+        self, app: ASGIApp, store: FakeStore
     ) -> None:
         store.gate.clear()
 
         asked = asyncio.create_task(post(app, BODY))
-        await asyncio.sleep(0.05)
+        await store.called.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
 
         assert not asked.done()
         store.gate.set()
@@ -292,7 +368,7 @@ class TestDeliveries:
         ("secret", "name"), [(PREVIOUS, "app-previous"), (INSTAGRAM, "instagram")]
     )
     async def test_any_of_the_secrets_will_do_and_is_named(
-        self, app: Starlette, store: FakeStore, secret: str, name: str
+        self, app: ASGIApp, store: FakeStore, secret: str, name: str
     ) -> None:
         before = counted("parsed", name)
 
@@ -318,7 +394,7 @@ class TestDeliveries:
         ],
     )
     async def test_a_bad_signature_is_forbidden_always_alike(
-        self, app: Starlette, store: FakeStore, headers: Headers
+        self, app: ASGIApp, store: FakeStore, headers: Headers
     ) -> None:
         before = counted("forbidden", "none")
 
@@ -342,7 +418,7 @@ class TestDeliveries:
         ],
     )
     async def test_a_signed_body_that_cannot_be_read_is_kept_and_acknowledged(
-        self, app: Starlette, store: FakeStore, raw: bytes
+        self, app: ASGIApp, store: FakeStore, raw: bytes
     ) -> None:
         typed = [
             ("content-type", b"multipart/form-data; boundary=x"),
@@ -357,7 +433,7 @@ class TestDeliveries:
         assert len(delivery.unreadable) == 1
 
     async def test_a_mistake_in_reading_costs_the_reading_and_not_the_body(
-        self, app: Starlette, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+        self, app: ASGIApp, store: FakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def mistaken(*_: Any) -> Any:
             raise KeyError("what a person wrote")
@@ -369,7 +445,7 @@ class TestDeliveries:
         assert answer.status == 200
         assert [item.reason for item in store.deliveries[0].unreadable] == ["reader_failed"]
 
-    async def test_a_body_in_parts_is_one(self, app: Starlette, store: FakeStore) -> None:
+    async def test_a_body_in_parts_is_one(self, app: ASGIApp, store: FakeStore) -> None:
         parts = [BODY[:10], b"", BODY[10:]]
 
         answer = await ask(
@@ -380,7 +456,7 @@ class TestDeliveries:
         assert store.deliveries[0].body == BODY
 
     async def test_a_client_that_goes_before_its_body_came_leaves_nothing(
-        self, app: Starlette, store: FakeStore
+        self, app: ASGIApp, store: FakeStore
     ) -> None:
         async def gone() -> Message:
             return {"type": "http.disconnect"}
@@ -393,7 +469,7 @@ class TestDeliveries:
         assert store.deliveries == []
 
     async def test_a_declared_size_over_the_limit_is_refused_unread(
-        self, app: Starlette, store: FakeStore
+        self, app: ASGIApp, store: FakeStore
     ) -> None:
         for length in (b"4194305", b"9" * 5_000):
             answer = await post(app, b"", [("content-length", length)])
@@ -402,7 +478,7 @@ class TestDeliveries:
             assert answer.headers["connection"] == "close"
 
     async def test_a_streamed_size_over_the_limit_is_refused_as_soon_as_it_is_passed(
-        self, app: Starlette, store: FakeStore
+        self, app: ASGIApp, store: FakeStore
     ) -> None:
         parts = [b"x" * 2**20] * 64
 
@@ -412,7 +488,7 @@ class TestDeliveries:
         assert store.deliveries == []
 
     async def test_a_body_of_exactly_the_limit_is_taken(
-        self, app: Starlette, store: FakeStore
+        self, app: ASGIApp, store: FakeStore
     ) -> None:
         raw = BODY + b" " * (BODY_MAX_BYTES - len(BODY))
 
@@ -423,7 +499,7 @@ class TestDeliveries:
         assert [event.key for event in store.deliveries[0].events] == ["message:m_1"]
 
     async def test_large_bodies_that_wait_to_be_read_are_bounded_and_small_ones_pass(
-        self, app: Starlette, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+        self, app: ASGIApp, store: FakeStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(receiving, "_UNREAD_MAX_BYTES", 2 * BODY_MAX_BYTES)
         reading = threading.Event()
@@ -455,10 +531,13 @@ class TestDeliveries:
         assert store.deliveries == []
 
     async def test_past_what_is_borne_signed_bodies_are_refused_at_once_and_unread(
-        self, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+        self,
+        store: FakeStore,
+        way: Callable[[PublicApp], ASGIApp],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         ingesting = Ingesting(store, admission=Admission(at_first=1))
-        app = app_with(ingesting)
+        app = way(app_with(ingesting, answer_seconds=30))
         store.gate.clear()
         first = asyncio.create_task(post(app, BODY))
         await asyncio.sleep(0)
@@ -474,12 +553,16 @@ class TestDeliveries:
         await ingesting.close()
 
     async def test_what_cannot_be_stored_in_time_is_to_be_sent_again(
-        self, ingesting: Ingesting, store: FakeStore
+        self,
+        app: ASGIApp,
+        ingesting: Ingesting,
+        store: FakeStore,
+        way: Callable[[PublicApp], ASGIApp],
     ) -> None:
-        app = app_with(ingesting, answer_seconds=0.6)
+        hasty = way(app_with(ingesting, answer_seconds=0.6))
         store.gate.clear()
 
-        answer = await post(app, BODY)
+        answer = await post(hasty, BODY)
 
         assert (answer.status, answer.body) == (503, b"")
         assert answer.headers["retry-after"] == "5"
@@ -488,7 +571,7 @@ class TestDeliveries:
 
     @pytest.mark.parametrize("error", [Unavailable("the store"), RuntimeError("a mistake")])
     async def test_a_store_that_fails_is_a_503_whatever_the_reason(
-        self, app: Starlette, store: FakeStore, error: Exception
+        self, app: ASGIApp, store: FakeStore, error: Exception
     ) -> None:
         store.fails = error
 
@@ -496,7 +579,7 @@ class TestDeliveries:
 
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
 
-    async def test_headers_of_a_client_name_no_page(self, app: Starlette, store: FakeStore) -> None:
+    async def test_headers_of_a_client_name_no_page(self, app: ASGIApp, store: FakeStore) -> None:
         spoofed = [("x-page-id", b"9"), ("grpc-metadata-authorization", b"Bearer x")]
 
         await post(app, BODY, [*signed(BODY), *spoofed])
@@ -504,7 +587,7 @@ class TestDeliveries:
         assert {event.page_id for event in store.deliveries[0].events} == {"1001"}
 
     async def test_what_works_is_counted_and_not_logged(
-        self, app: Starlette, store: FakeStore, caplog: pytest.LogCaptureFixture, capsys: Any
+        self, app: ASGIApp, store: FakeStore, caplog: pytest.LogCaptureFixture, capsys: Any
     ) -> None:
         caplog.set_level(logging.DEBUG, logger="pagewire_webhook")
         before = registry("pagewire_webhook_events_total", kind="message")
@@ -514,6 +597,56 @@ class TestDeliveries:
         assert registry("pagewire_webhook_events_total", kind="message") == before + 1
         assert caplog.records == []
         assert capsys.readouterr() == ("", "")
+
+
+class TestPosts:
+    """What only a request that comes straight from its connection has."""
+
+    @pytest.fixture
+    def public(self, ingesting: Ingesting) -> PublicApp:
+        return app_with(ingesting, answer_seconds=30)
+
+    def unsigned(self, line: FakeLine) -> Post:
+        post = Post(line, [], keep_alive=True)
+        post.add(BODY)
+        return post
+
+    async def test_what_is_not_signed_is_forbidden_at_once_by_no_task(
+        self, public: PublicApp
+    ) -> None:
+        line = FakeLine("203.0.113.9")
+
+        public.taker.take(self.unsigned(line))
+
+        assert [reply.head.split()[1] for reply in line.replies] == [b"403"]
+        assert not hasattr(line, "work")
+
+    async def test_who_is_forbidden_too_often_waits_and_with_too_many_waiting_is_closed_on(
+        self, ingesting: Ingesting
+    ) -> None:
+        public = app_with(ingesting, strangers_max=1)
+        lines = [FakeLine("203.0.113.9") for _ in range(102)]
+
+        for line in lines:
+            public.taker.take(self.unsigned(line))
+
+        at_once, waiting, last = lines[:100], lines[100], lines[101]
+        assert all(line.replies for line in at_once)
+        assert not waiting.replies
+        assert last.replies[0].is_last
+        async with asyncio.timeout(30):
+            await waiting.answered.wait()
+        assert waiting.replies == at_once[0].replies
+
+    async def test_a_mistake_of_ours_asks_for_the_body_again(
+        self, public: PublicApp, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(receiving, "signer", None)
+        line = FakeLine()
+
+        public.taker.take(self.unsigned(line))
+
+        assert [reply.head.split()[1] for reply in line.replies] == [b"503"]
 
 
 def after(moment: threading.Event) -> Callable[..., Delivery]:
@@ -535,14 +668,14 @@ def counted(outcome: str, key: str) -> float:
 
 
 class TestAddresses:
-    async def test_it_says_that_it_is_alive(self, app: Starlette) -> None:
+    async def test_it_says_that_it_is_alive(self, app: ASGIApp) -> None:
         answer = await ask(app, "GET", "/healthz")
 
         assert (answer.status, answer.body) == (200, b"ok")
         assert answer.headers["x-content-type-options"] == "nosniff"
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"])
-    async def test_the_webhook_has_two_methods(self, app: Starlette, method: str) -> None:
+    async def test_the_webhook_has_two_methods(self, app: ASGIApp, method: str) -> None:
         answer = await ask(app, method, "/api/webhook", headers=[("x-secret", b"echo me")])
 
         assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
@@ -560,14 +693,14 @@ class TestAddresses:
         ],
     )
     async def test_another_method_is_refused(
-        self, app: Starlette, method: str, path: str, allow: set[str]
+        self, app: ASGIApp, method: str, path: str, allow: set[str]
     ) -> None:
         answer = await ask(app, method, path)
 
         assert answer.status == 405
         assert set(answer.headers["allow"].split(", ")) == allow
 
-    async def test_everything_else_is_not_found_with_one_body(self, app: Starlette) -> None:
+    async def test_everything_else_is_not_found_with_one_body(self, app: ASGIApp) -> None:
         paths = (
             *("/", "/.env", "/docs", "/openapi.json", "/api/openapi.json", "/metrics", "/readyz"),
             *("/webhooks/../../secret.txt", "/webhooks/%2e%2e/secret.txt", "/api/pages"),
@@ -588,14 +721,14 @@ class TestAddresses:
             ("POST", "/api/deauthorize"),
         ],
     )
-    async def test_what_is_not_built_says_so(self, app: Starlette, method: str, path: str) -> None:
+    async def test_what_is_not_built_says_so(self, app: ASGIApp, method: str, path: str) -> None:
         answer = await ask(app, method, path)
 
         assert answer.status == 501
         assert json.loads(answer.body)["error"]["reason"] == "NOT_IMPLEMENTED"
         assert answer.headers["cache-control"] == "no-store"
 
-    async def test_no_answer_names_the_server(self, app: Starlette) -> None:
+    async def test_no_answer_names_the_server(self, app: ASGIApp) -> None:
         for path in ("/healthz", "/api/webhook", "/x"):
             answer = await ask(app, "GET", path)
             assert {"server", "x-powered-by", "date"}.isdisjoint(answer.headers)

@@ -100,12 +100,12 @@ def test_depth_is_counted_on_the_patient_way_too() -> None:
 
 
 def test_hostile_nesting_is_refused_at_once() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
 
     assert reason(b"[" * 100_000 + b"]" * 100_000) == "json_too_deep"
     assert reason(b'["\\ud800",' + b"[" * 100_000 + b"]" * 100_001) == "json_too_deep"
 
-    assert time.perf_counter() - started < 2  # the limit is 50 ms; machines under load vary
+    assert time.thread_time() - started < 2  # the limit is 50 ms of an idle machine
 
 
 def test_brackets_within_texts_are_no_depth() -> None:

@@ -85,9 +85,9 @@ def ingesting() -> FakeIngesting:
 
 @asynccontextmanager
 async def replaying(quarantine: FakeQuarantine, ingesting: FakeIngesting) -> AsyncIterator[None]:
-    """A loop that works within the block, without a pause; nothing in it may take ten seconds."""
+    """A loop that works within the block, without a pause; nothing in it may take half a minute."""
     loop = Replaying(quarantine, ingesting, pause_seconds=0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         task = asyncio.create_task(loop.run())
         yield
         task.cancel()

@@ -85,7 +85,8 @@ async def running(
 
     Settings come from `env` alone; where it has no DATABASE_URL or REDIS_URL there are embedded
     servers, where it has no GRAPH_BASE_URL there is the simulator (unless told otherwise), and
-    where it has no secret a generated one. `replicas` asks for more than one process of a service.
+    where it has no secret a generated one. `replicas` asks for more than one process of a service;
+    `services` may name such a one by itself (`store-2`), with a command of its own.
 
     Raises CannotStart: the folder or a port is taken, or something did not become ready. Call it
     in the main thread, to which the embedded servers are tied.
@@ -149,7 +150,7 @@ def _specs(
         specs.append(
             Spec(
                 name=place.name,
-                argv=services[place.service],
+                argv=services.get(place.name, services[place.service]),
                 env=env,
                 ready=_probe(place, settings),
                 after=frozenset(other.name for other in places if other.service in needs),

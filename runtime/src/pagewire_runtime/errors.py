@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
+UNREACHED = "a service that the answer needs did not answer in time, or can't be reached: try again"
+
 
 class Kind(enum.Enum):
     """What sort of refusal it is; `status` gives each its one gRPC code."""
@@ -63,6 +65,20 @@ class Unavailable(Refusal):
 
     def __init__(self, what: str, *, retry_after: float | None = None) -> None:
         super().__init__(f"{what} is unavailable, try again", retry_after=retry_after, what=what)
+
+
+class Unreached(Refusal):
+    """No service said so: the connection was lost, or there was none.
+
+    A call that waits for a connection (`wait_for_ready`) meets this only where one was lost while
+    the call was on it.
+    """
+
+    kind = Kind.TRANSIENT
+    reason = "UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__(UNREACHED)
 
 
 def refusal_from(

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from pagewire_runtime.errors import Kind, Refusal, refusal_from
+from pagewire_runtime.errors import UNREACHED, Kind, Refusal, Unreached, refusal_from
 
 DOMAIN = "pagewire"
 
@@ -36,8 +36,6 @@ KINDS = {code: kind for kind, code in CODES.items()} | {
     grpc.StatusCode.CANCELLED: Kind.TRANSIENT,
     grpc.StatusCode.OUT_OF_RANGE: Kind.INVALID,
 }
-
-UNREACHED = "a service that the answer needs did not answer in time, or can't be reached: try again"
 
 # A status travels in trailers, which share the 16 KiB of a call's metadata.
 _MESSAGE_MAX = 1024
@@ -79,6 +77,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> Refusal:
             reason, metadata, told = info.reason, dict(info.metadata), True
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not told:
+        return Unreached()
     kind = KINDS.get(error.code(), Kind.INTERNAL)
     message = error.details() or ""
     if kind is Kind.TRANSIENT and not told:

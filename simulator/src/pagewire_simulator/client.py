@@ -258,7 +258,7 @@ class SimulatorClient:
     async def overlaps(self) -> list[tuple[CallRecord, CallRecord]]:
         return await self._records("overlaps", tuple[CallRecord, CallRecord], {})
 
-    async def wait(self, *, sends: int = 0, settled: bool = False, timeout: float = 10) -> Waited:
+    async def wait(self, *, sends: int = 0, settled: bool = False, timeout: float = 60) -> Waited:
         """Until so many sends were accepted and, if ``settled``, all events are delivered."""
         query = {"sends": str(sends), "settled": str(int(settled)), "timeout": str(timeout)}
         return await self._call("GET", "/wait", Waited, query=query)

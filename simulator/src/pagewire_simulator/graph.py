@@ -132,7 +132,8 @@ class Handling:
     def _note(self, target: operations.Target, params: dict[str, Any]) -> None:
         record = self._record
         record.account_id = target.account.id
-        record.person_id = target.person.id if target.person else None
+        about = target.person.id if target.person else text_of(params.get("user_id"))
+        record.person_id = about
         record.comment_id = target.comment.id if target.comment else None
         record.tag = text_of(params.get("tag"))
         message = operations.decoded(params.get("message"))

@@ -50,7 +50,8 @@ class CallRecord(msgspec.Struct, kw_only=True):
 
     ``shape`` is the path with ids replaced; ``proof`` is ok, wrong, missing or unused (app
     tokens); ``answer`` is normal, refused, none (a call still going on), or the fault's way of
-    answering. ``created`` is the message or comment that now exists because of it.
+    answering. ``person_id`` is who is written to, or whose conversation is read. ``created`` is the
+    message or comment that now exists because of it.
     """
 
     serial: int

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 PATIENCE = 0.05
 """Seconds: a cache that is slower than this is slower than the database."""
@@ -15,22 +18,23 @@ class CacheProbe:
     """Asks the Valkey or Redis server of a URL; nothing where there is none."""
 
     def __init__(self, url: str | None) -> None:
+        self._url = url
         self._client: Redis | None = None
-        if url is not None:
-            self._client = Redis.from_url(
-                url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE
-            )
 
     async def state(self) -> str:
         """`ok`, `off` where none is configured, or in a few words why it does not serve."""
-        if self._client is None:
+        if self._url is None:
             return "off"
+        redis = await asyncio.to_thread(_loaded)
+        client = self._client = self._client or redis.Redis.from_url(
+            self._url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE
+        )
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._client.ping()
+                await client.ping()
         except TimeoutError:
             return "does not answer in time"
-        except (RedisError, OSError) as error:
+        except (redis.RedisError, OSError) as error:
             return f"cannot be used: {type(error).__name__}"
         return "ok"
 
@@ -38,3 +42,9 @@ class CacheProbe:
         """Closes its connection."""
         if self._client is not None:
             await self._client.aclose()
+
+
+def _loaded() -> ModuleType:
+    """The client, loaded where it is first needed: that takes a seventh of a second, and nothing
+    that a store needs to be back after a death."""
+    return import_module("redis.asyncio")

@@ -56,10 +56,15 @@ _failures = metrics.counter(
     "Evaluations that failed on an event, by whether it was parked for it.",
     ["parked"],
 )
+_fenced = metrics.counter(
+    "pagewire_lanes_fenced_total",
+    "Lanes whose decisions came too late: another dispatcher had claimed the lane meanwhile.",
+)
 
 _LOCK = Bulk(
     """
-    select l.page_id, l.lane, l.epoch, l.last_ordinal
+    select l.page_id, l.lane, l.epoch, l.last_ordinal,
+        case when l.lease_until is null then l.blocked_until end as resting_until
     from {rows} join lane l on l.page_id = n.page_id and l.lane = n.lane
     order by l.page_id, l.lane for update of l
     """,
@@ -169,9 +174,9 @@ _PAGE_RATES = Bulk(
 _DECIDE = Bulk(
     """
     insert into decision (page_id, event_id, trigger, outcome, reason, verdicts, book_version,
-        received_at, stored_at, decided_at)
+        received_at, stored_at, decided_at, epoch)
     select page_id, event_id, trigger, outcome, reason, verdicts, book_version, received_at,
-        stored_at, decided_at
+        stored_at, decided_at, epoch
     from {rows} order by n.ord
     """,
     page_id=TEXT,
@@ -184,6 +189,7 @@ _DECIDE = Bulk(
     received_at=TIME,
     stored_at=TIME,
     decided_at=TIME,
+    epoch=BIGINT,
 )
 
 _FIRE = Bulk(
@@ -240,7 +246,7 @@ _END_LANES = Bulk(
     """
     update lane l set last_ordinal = n.last_ordinal, pending = l.pending - n.ended,
         pending_since = (
-            select e.received_at from event e
+            select e.stored_at from event e
             where e.page_id = n.page_id and e.lane = n.lane and e.state = 'pending'
             order by e.number limit 1),
         blocked_until = coalesce(n.blocked_until, l.blocked_until),
@@ -266,6 +272,7 @@ class _Locked(NamedTuple):
     lane: str
     epoch: int
     last_ordinal: int
+    resting_until: datetime | None
 
 
 class _Pending(NamedTuple):
@@ -333,6 +340,8 @@ class _Lane:
     numbers: Iterator[int] = field(default_factory=lambda: iter(()))
     """For new replies: enough for all that may be made."""
     ended: int = 0
+    resting_until: datetime | None = None
+    """Of one that was given back with a failure, and is committed again: nobody heard the answer."""
     blocked_until: datetime | None = None
     answers: dict[int, Decision] = field(default_factory=dict)
     fenced: bool = False
@@ -427,6 +436,7 @@ async def commit(
         wake_outbox()
     if committed.waiting:
         wake_lanes()
+    _fenced.inc(sum(each.state == COMMIT_STATE_FENCED for each in committed.response.results))
     return committed.response
 
 
@@ -515,7 +525,7 @@ def _hold(
         if row is None or row.epoch != lane.asked.ref.epoch:
             lane.fenced = len(lane.answers) < len(lane.events) or not lane.events
         else:
-            lane.last_ordinal = row.last_ordinal
+            lane.last_ordinal, lane.resting_until = row.last_ordinal, row.resting_until
             held.append(lane)
     return held
 
@@ -618,6 +628,8 @@ class _Deciding:
                 continue  # put off, behind the one that failed
             if case.bar is not None:
                 _end(case, self.writes, case.bar.outcome, case.bar.reason, [])
+            elif case.failure and case.lane.resting_until is not None:
+                case.lane.blocked_until = case.lane.resting_until  # it is counted
             elif case.failure:
                 _fail(case, self.writes)
             else:
@@ -676,7 +688,7 @@ def _fail(case: _Case, writes: _Writes) -> None:
     """Counts a failure against the event: it is parked, or its lane rests."""
     now = case.row.now
     failures, first = case.row.attempts + 1, case.row.first_failed_at or now
-    parked = deciding.parks(failures, first, now)
+    parked = deciding.parks(failures, first, now, case.failure)
     _failures.labels(str(parked).lower()).inc()
     if parked:
         log.error("an event is parked", page_id=case.row.page_id, number=case.row.event_id)
@@ -727,6 +739,7 @@ def _end(
         (
             *(row.page_id, row.event_id, row.trigger, word, reason, kept, version),
             *map(micros, times),
+            case.lane.asked.ref.epoch,
         )
     )
     failures, first = failed or (row.attempts, row.first_failed_at)

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event, make_url, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pagewire_runtime import faults
 from pagewire_runtime.errors import Unavailable
-from pagewire_store.connections import Connections, Driver, NoneFree
+from pagewire_runtime.interception import DEADLINE_CAP
+from pagewire_store.connections import LINK, PATIENCE, Connections, Driver, Fuse, NoneFree
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -25,6 +27,15 @@ C = TypeVar("C")
 # is there no more.
 REPEATABLE = ("40001", "40P01", "08", "57P0", "53300", "25006", "26000")
 ATTEMPTS = 3
+
+STATEMENT_MS = 1200
+UPKEEP_STATEMENT_MS = 30_000
+
+LIVE_SECONDS = 3.0
+"""A transaction's, and then its connection is given up: one statement may take 1.2 s, and who waits
+for the answer to a webhook has gone after two."""
+GENERAL_SECONDS = DEADLINE_CAP.total_seconds()
+UPKEEP_SECONDS = UPKEEP_STATEMENT_MS / 1000 + LIVE_SECONDS
 
 # What took as long as it may: a lock, a statement, an idle transaction. The caller has no time left
 # for a repeat; it may call again.
@@ -67,33 +78,59 @@ def open_pools(url: str, connections: int) -> Pools:
     upkeep = max(1, connections // 13)
     share, rest = divmod(connections - upkeep, 3)
     return Pools(
-        ingest=Connections(url, share + (rest > 0), _connecting(planning=BY_KEY)),
-        live=Connections(url, share + (rest > 1), _connecting(planning=BY_KEY)),
-        general=_engine(url, share, _connecting()),
-        upkeep=_engine(url, upkeep, _connecting(statement_timeout_ms=30_000)),
+        ingest=_connections(url, share + (rest > 0)),
+        live=_connections(url, share + (rest > 1)),
+        general=_engine(url, share, _connecting(), GENERAL_SECONDS),
+        upkeep=_engine(
+            url, upkeep, _connecting(statement_timeout_ms=UPKEEP_STATEMENT_MS), UPKEEP_SECONDS
+        ),
     )
 
 
-def _connecting(statement_timeout_ms: int = 1200, planning: str = "") -> dict[str, Any]:
+def _connecting(statement_timeout_ms: int = STATEMENT_MS, planning: str = "") -> dict[str, Any]:
     return {
+        **LINK,
         "options": f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=1000"
         " -c idle_in_transaction_session_timeout=5000 -c timezone=UTC -c search_path=public"
         f"{planning}",
-        "connect_timeout": 2,
         "application_name": "pagewire",
         "prepare_threshold": 0,  # at first use: else the first five would be planned each
     }
 
 
-def _engine(url: str, size: int, connecting: dict[str, Any]) -> AsyncEngine:
-    return create_async_engine(
+def _connections(url: str, size: int) -> Connections:
+    return Connections(url, size, _connecting(planning=BY_KEY), seconds=LIVE_SECONDS)
+
+
+def _engine(url: str, size: int, connecting: dict[str, Any], seconds: float) -> AsyncEngine:
+    engine = create_async_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=size,
         max_overflow=0,
-        pool_timeout=0.25,
+        pool_timeout=PATIENCE,
         hide_parameters=True,  # they hold what people wrote, and an error may be logged
         connect_args=connecting,
     )
+    _fuse(engine, seconds)
+    return engine
+
+
+def _fuse(engine: AsyncEngine, seconds: float) -> None:
+    """Nobody has a connection for longer than so many seconds."""
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def handed_out(connection: Any, entry: ConnectionPoolEntry, _: object) -> None:
+        before = entry.info.get("fuse")
+        if before is not None and before.blown:
+            raise DisconnectionError  # the pool makes another one
+        entry.info["fuse"] = Fuse(connection.driver_connection, seconds)
+
+    @event.listens_for(engine.sync_engine, "checkin")
+    def taken_back(_: object, entry: ConnectionPoolEntry) -> None:
+        if (
+            fuse := entry.info.get("fuse")
+        ) is not None:  # none if there was no connection to be had
+            fuse.take_off()
 
 
 async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:

@@ -24,6 +24,8 @@ WITHOUT_WINDOW = timedelta(hours=24)
 
 MOST_FAILURES = 8
 LONGEST_FAILING = timedelta(minutes=2)
+KILLS_RULES = "kills_rules"
+"""The failure of an event of which rules died again and again, and of it alone: one is enough."""
 LONGEST_BLOCK = timedelta(seconds=30)
 
 Kind = Literal[
@@ -154,9 +156,13 @@ def window(event: Event) -> timedelta:
     return COMMENT_WINDOW if is_comment(event) else DIRECT_WINDOW
 
 
-def parks(failures: int, first_failed_at: datetime, now: datetime) -> bool:
-    """Whether an event that failed so often, and first then, is to wait for a person."""
-    return failures >= MOST_FAILURES or now - first_failed_at >= LONGEST_FAILING
+def parks(failures: int, first_failed_at: datetime, now: datetime, failure: str = "") -> bool:
+    """Whether an event that failed so often, first then and now so, is to wait for a person."""
+    return (
+        failure == KILLS_RULES
+        or failures >= MOST_FAILURES
+        or now - first_failed_at >= LONGEST_FAILING
+    )
 
 
 def block(failures: int, chance: float) -> timedelta:

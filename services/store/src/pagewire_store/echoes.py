@@ -7,7 +7,7 @@ written: so both sides of a reply, its echo and its answer, meet under the conve
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -19,9 +19,9 @@ from pagewire_store import settling
 from pagewire_store.columns import BIGINT, TEXT, TIME, Bulk, micros
 from pagewire_store.connections import Driver
 from pagewire_store.outbox import TAG
-from pagewire_store.settling import META_INBOX_APP_ID, Ending, Reply
+from pagewire_store.settling import META_INBOX_APP_ID, Ending, Key, Reply
 from pagewire_store.showing import text_of
-from pagewire_store.transitions import Signal
+from pagewire_store.transitions import IN_FLIGHT, Signal
 from pagewire_store.trips import Said, within
 
 BEFORE_ATTEMPT = timedelta(seconds=5)
@@ -83,13 +83,12 @@ _AWAITED = Bulk(
 )
 
 # A private reply whose person is not known yet may be to anybody. No conversation keeps its end
-# away, so its row does: who ends it will find those that waited.
-_AWAITED_BY_ALL = Bulk(
+# away, so its row does, locked by `settle`: who ends it will find those that waited.
+_TO_ANYBODY = Bulk(
     """
-    select o.page_id
+    select o.page_id, o.reply_id
     from {rows} join outbox o on o.page_id = n.page_id and o.state in ('sending', 'uncertain')
         and o.kind = 'private_reply' and o.person_id is null
-    order by o.page_id, o.reply_id for share of o
     """,
     page_id=TEXT,
 )
@@ -166,12 +165,21 @@ async def bind(
             _echoes.labels("foreign_tag" if ours is not None else "unknown_tag").inc()
         else:
             written.append(event)
+    instagram = await _instagram(connection, written)
+    nameless = [e for e in written if not e.message.app_id and e.page_id in instagram]
+    to_anybody = await _to_anybody(connection, nameless)
     settled = await settling.settle(
-        connection, endings, person_pause=person_pause, known=tagged.values()
+        connection,
+        endings,
+        person_pause=person_pause,
+        known=tagged.values(),
+        beside=to_anybody,
     )
+    awaited_by_all = {key[0] for key in to_anybody if settled.states.get(key) in IN_FLIGHT}
+    awaited = await _awaited(connection, nameless, awaited_by_all)
     left = [_JOIN_MESSAGES.over(joined)] if joined else []
     left += settled.left
-    left += await _pauses(connection, written, person_pause)
+    left += _pauses(written, instagram, awaited, person_pause)
     return Bound(left, settled.freed)
 
 
@@ -252,11 +260,43 @@ async def _found(
     return by_tag, {(page_id, mid): number for page_id, mid, number in by_mid}
 
 
-async def _pauses(connection: Driver, events: Sequence[Event], pause: timedelta) -> list[Said]:
+async def _instagram(connection: Driver, events: Iterable[Event]) -> set[str]:
+    """Their pages where what nobody signed may be a person's."""
+    pages = sorted({event.page_id for event in events if not event.message.app_id})
+    if not pages:
+        return set()
+    (found,) = await within(connection, _INSTAGRAM.over([(page,) for page in pages]))
+    return {page_id for (page_id,) in found.rows}
+
+
+async def _to_anybody(connection: Driver, nameless: Iterable[Event]) -> list[Key]:
+    """The replies of which each of them may be the echo."""
+    pages = sorted({event.page_id for event in nameless})
+    if not pages:
+        return []
+    (found,) = await within(connection, _TO_ANYBODY.over([(page,) for page in pages]))
+    return [(page_id, reply_id) for page_id, reply_id in found.rows]
+
+
+async def _awaited(
+    connection: Driver, nameless: Sequence[Event], by_all: Container[str]
+) -> set[tuple[str, str]]:
+    """Pages with persons to whom a reply is in flight, now that what was told has landed."""
+    to = [(event.page_id, event.person_id) for event in nameless]
+    if not to:
+        return set()
+    (found,) = await within(connection, _AWAITED.over(to))
+    by_person = {(page_id, person_id) for page_id, person_id in found.rows}
+    return by_person | {(page_id, person_id) for page_id, person_id in to if page_id in by_all}
+
+
+def _pauses(
+    events: Iterable[Event],
+    instagram: Container[str],
+    awaited: Container[tuple[str, str]],
+    pause: timedelta,
+) -> list[Said]:
     """Rests automation where a person wrote, from the echo's own time."""
-    instagram = await _instagram(connection, [e for e in events if not e.message.app_id])
-    nameless = [e for e in events if not e.message.app_id and e.page_id in instagram]
-    awaited = await _awaited(connection, nameless)
     rests: dict[tuple[str, str], datetime] = {}
     for event in events:
         if event.message.app_id == META_INBOX_APP_ID:
@@ -273,29 +313,6 @@ async def _pauses(connection: Driver, events: Sequence[Event], pause: timedelta)
     if not rests:
         return []
     return [_PAUSE.over([(*key, micros(rests[key])) for key in sorted(rests)])]
-
-
-async def _instagram(connection: Driver, events: Iterable[Event]) -> set[str]:
-    pages = sorted({event.page_id for event in events})
-    if not pages:
-        return set()
-    (found,) = await within(connection, _INSTAGRAM.over([(page,) for page in pages]))
-    return {page_id for (page_id,) in found.rows}
-
-
-async def _awaited(connection: Driver, events: Sequence[Event]) -> set[tuple[str, str]]:
-    if not events:
-        return set()
-    pages = sorted({event.page_id for event in events})
-    by_person, by_all = await within(
-        connection,
-        _AWAITED.over([(event.page_id, event.person_id) for event in events]),
-        _AWAITED_BY_ALL.over([(page,) for page in pages]),
-    )
-    open_to_all = {page_id for (page_id,) in by_all.rows}
-    return {(page_id, person_id) for page_id, person_id in by_person.rows} | {
-        (event.page_id, event.person_id) for event in events if event.page_id in open_to_all
-    }
 
 
 def _is_of(event: Event, reply: _InFlight) -> bool:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 
 import grpc
-from sqlalchemy.exc import OperationalError
+from psycopg import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pagewire.store.v1 import (
@@ -69,6 +69,9 @@ SHOWN_EVERY = timedelta(seconds=15)
 
 COMPARED_EVERY = timedelta(seconds=5)
 """Our clock with the database's; one that jumps is known within that."""
+
+ROUND_SECONDS = 300.0
+"""For one round of a job; the next one goes on where it was ended, for all are done in pieces."""
 
 LISTENERS = 2
 """Connections beside the pools: who waits for lanes, and for the outbox, is woken by them."""
@@ -255,13 +258,17 @@ async def _repeated(
     pause: timedelta,
     sooner: asyncio.Event | None = None,
 ) -> None:
-    """Does a job again and again, after each pause or `sooner`; a failure only ends its round."""
+    """Does a job again and again, after each pause or `sooner`.
+
+    A failure only ends its round, and so does it where one takes far too long.
+    """
     sooner = sooner or asyncio.Event()
     while True:
         sooner.clear()
         try:
-            await job()
-        except Unavailable:
+            async with asyncio.timeout(ROUND_SECONDS):
+                await job()
+        except (Unavailable, TimeoutError):
             log.warning("a job could not be done now", job=name)
         except Exception:
             log.exception("a job failed", job=name)
@@ -313,7 +320,7 @@ async def brought_up_to_date(url: str, works_as: str | None = None) -> None:
         try:
             await asyncio.to_thread(migrate, url, works_as)
         except OperationalError as error:
-            log.warning("waiting for PostgreSQL", kind=type(error.orig).__name__, seconds=pause)
+            log.warning("waiting for PostgreSQL", kind=type(error).__name__, seconds=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_MOST)
         else:

@@ -1,24 +1,25 @@
-"""Bringing the database to the schema of this release: Alembic's revisions, one store at a time."""
+"""Bringing the database to the schema of this release, one store at a time.
+
+Nearly every start finds it there already. The driver is asked whether it does: Alembic takes a
+tenth of a second to load, and a store that died should be back soon.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
-from sqlalchemy.exc import ProgrammingError
+from psycopg import sql
+from psycopg.errors import UndefinedTable
 
 from pagewire_runtime.errors import SettingsError
-from pagewire_runtime.logs import get_logger
+from pagewire_store.connections import LINK
 from pagewire_store.grants import granting
 
-log = get_logger(__name__)
+NEWEST = "0001"
+"""The revision that this release needs, the last of `migrations`."""
 
 # Whoever else starts meanwhile waits for this lock, then finds nothing left to do.
 _LOCK_KEY = int.from_bytes(b"pagewire")
@@ -46,70 +47,49 @@ def migrate(url: str, works_as: str | None = None) -> None:
     One that a newer release has upgraded stays as it is: a release bears the next one's schema.
     `url` is a `postgresql://` URL as libpq reads it, `works_as` another login than its own, which
     gets the rights that the store needs. Safe to call from many processes at once.
-    Raises SQLAlchemy's OperationalError where the server can't be reached or a lock can't be had,
+    Raises psycopg's OperationalError where the server can't be reached or a lock can't be had,
     OwnerNeeded where the login of `url` must not change the schema; a revision that fails leaves
     the database as it was.
     """
-    guard = _engine(url, _WAIT_FOR_TURN)
-    worker = _engine(url, _LOCK_TIMEOUT)
-    with _our_turn(guard) as looking, worker.connect() as connection:
-        config = alembic_config(connection)
-        if unknown := _unknown_revisions(looking, config):
-            log.warning("the database is newer than this release", revisions=sorted(unknown))
-        else:
-            _upgrade(config)
-            if works_as is not None:
-                _grant(connection, works_as)
+    with _our_turn(url) as guard:
+        is_ours = _revisions(guard) == {NEWEST} or _upgraded(url)
+        if is_ours and works_as is not None:
+            _grant(url, works_as)
 
 
-def _upgrade(config: Config) -> None:
+def connecting(lock_timeout: str = _LOCK_TIMEOUT) -> dict[str, Any]:
+    """How a connection is made that is used here."""
+    return {
+        **LINK,
+        "options": f"-c search_path=public -c lock_timeout={lock_timeout} -c timezone=UTC",
+        "application_name": "pagewire-migrating",
+    }
+
+
+def _upgraded(url: str) -> bool:
+    from pagewire_store import upgrading  # it loads Alembic
+
+    return upgrading.upgraded(url)
+
+
+def _revisions(connection: psycopg.Connection) -> set[str]:
+    """What Alembic wrote down that it had reached."""
     try:
-        command.upgrade(config, "head")
-    except ProgrammingError as error:
-        if isinstance(error.orig, InsufficientPrivilege):
-            raise OwnerNeeded from None
-        raise
+        found = connection.execute("select version_num from alembic_version").fetchall()
+    except UndefinedTable:
+        return set()
+    return {revision for (revision,) in found}
 
 
-def _grant(connection: Connection, login: str) -> None:
-    raw = connection.connection.driver_connection
-    assert isinstance(raw, psycopg.Connection)  # noqa: S101  # for the type checker
-    with raw.transaction():
-        for statement in granting(login):
-            raw.execute(statement)
-
-
-def alembic_config(connection: Connection) -> Config:
-    """How Alembic finds the revisions of this package, and the connection that `env.py` takes."""
-    config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", "pagewire_store:migrations")
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def _unknown_revisions(connection: Connection, config: Config) -> set[str]:
-    """The revisions that the database has and this package has not."""
-    there = MigrationContext.configure(connection).get_current_heads()
-    ours = ScriptDirectory.from_config(config).walk_revisions()
-    return set(there) - {script.revision for script in ours}
+def _grant(url: str, login: str) -> None:
+    with psycopg.connect(url, **connecting()) as connection:
+        connection.execute(sql.SQL(";").join(granting(login)))
 
 
 @contextmanager
-def _our_turn(guard: Engine) -> Iterator[Connection]:
+def _our_turn(url: str) -> Iterator[psycopg.Connection]:
     # A session's lock on a connection of its own: a revision may commit in between, to build an
     # index concurrently, and a process that dies frees it.
-    with guard.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("select pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+    with psycopg.connect(url, autocommit=True, **connecting(_WAIT_FOR_TURN)) as connection:
+        connection.execute("select pg_advisory_lock(%s)", (_LOCK_KEY,))
         yield connection
-
-
-def _engine(url: str, lock_timeout: str) -> Engine:
-    return create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
-        poolclass=NullPool,  # closing the connection is what frees the session's lock
-        connect_args={
-            "options": f"-c search_path=public -c lock_timeout={lock_timeout} -c timezone=UTC",
-            "connect_timeout": 2,
-            "application_name": "pagewire-migrating",
-        },
-    )

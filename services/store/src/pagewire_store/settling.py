@@ -50,7 +50,9 @@ _CLOCKS_DIFFER = f"interval '{CLOCKS_DIFFER.total_seconds()} s'"
 log = get_logger(__name__)
 
 _settled = metrics.counter(
-    "pagewire_replies_total", "Replies by the state they came to and by what.", ["state", "signal"]
+    "pagewire_replies_total",
+    "Replies by the state they came to, by what, and by how that is known.",
+    ["state", "signal", "via"],
 )
 _duplicates = metrics.counter(
     "pagewire_reply_duplicates_total",
@@ -340,27 +342,27 @@ async def settle(
     person_pause: timedelta,
     waits: Waits = WAITS,
     known: Iterable[Reply] | None = None,
+    beside: Collection[Key] = (),
 ) -> Settled:
     """Applies endings in order, all in the caller's transaction, and tells where the replies stand.
 
     The caller says what is `left` before it commits. `person_pause` is how long automation rests
     after a person wrote, for echoes that waited; `known` are the replies, where the caller has read
-    them in this transaction.
+    them in this transaction. Those `beside` only stay as they are until then: they are locked with
+    the others, in the one order.
     """
-    if not endings:
-        return Settled({}, freed=False, left=[])
     if blocked := [ending for ending in endings if ending.signal is Signal.BLOCKED]:
         await within(connection, _blocking(blocked))
-    if known is None:
+    if known is None and endings:
         (found,) = await within(connection, _READ.over(_keys(endings)))
         known = [Reply(*row) for row in found.rows]
     ended = {ending.key for ending in endings}
-    replies = {reply.key: reply for reply in known if reply.key in ended}
+    replies = {reply.key: reply for reply in known or () if reply.key in ended}
     endings = [ending for ending in endings if ending.key in replies]
-    if not endings:
+    if not endings and not beside:
         return Settled({}, freed=False, left=[])
     accepted = [ending for ending in endings if ending.signal is Signal.ACCEPTED]
-    rows, taken = await _locked(connection, replies, accepted)
+    rows, taken = await _locked(connection, replies, accepted, beside)
     before = {key: replace(row) for key, row in rows.items()}
     attempts = _apply_all(endings, replies, rows, taken, waits)
     landed = [row for key, row in rows.items() if _flies(before[key]) and not _flies(row)]
@@ -378,7 +380,10 @@ def _blocking(blocked: Iterable[Ending]) -> Said:
 
 
 async def _locked(
-    connection: Driver, replies: Mapping[Key, Reply], accepted: Sequence[Ending]
+    connection: Driver,
+    replies: Mapping[Key, Reply],
+    accepted: Sequence[Ending],
+    beside: Collection[Key],
 ) -> tuple[dict[Key, _Row], set[Key]]:
     """Shows what was accepted, and locks all that may change; the outbox rows, and whose mid is
     another reply's already.
@@ -394,11 +399,10 @@ async def _locked(
     ]
     held += [(page, person) for page, person, _ in others]
     named = [ending for ending in accepted if ending.mid]
-    said = [
-        *showing.said([_shown(ending, replies[ending.key]) for ending in accepted], held),
-        marks.lock(sorted(replies)),
-        _LOCK.over(sorted(replies)),
-    ]
+    said = showing.said([_shown(ending, replies[ending.key]) for ending in accepted], held)
+    if replies:
+        said.append(marks.lock(sorted(replies)))
+    said.append(_LOCK.over(sorted({*replies, *beside})))
     if named:
         said.append(_BOUND_ELSEWHERE.over([(*ending.key, ending.mid) for ending in named]))
     answers = await within(connection, *said)
@@ -477,7 +481,7 @@ def _apply(row: _Row, reply: Reply, ending: Ending, waits: Waits, *, bound: bool
     if not latest or to is None or (to == row.state and to is not State.UNCERTAIN):
         return False
     _move(row, to, signal, ending, reply.now, waits)
-    _settled.labels(to.value, signal.value).inc()
+    _settled.labels(to.value, signal.value, ending.via or "none").inc()
     if to is State.PARKED:
         log.error("a reply is parked", page_id=row.page_id, number=row.reply_id)
     return True
@@ -498,7 +502,7 @@ def _accept(row: _Row, reply: Reply, ending: Ending, *, latest: bool, bound: boo
     assert to is not None  # noqa: S101  # every state has a way to SENT
     _land(row, to, "", reply.now)
     row.settled_by, row.sent_at = ending.via, reply.now
-    _settled.labels(to.value, Signal.ACCEPTED.value).inc()
+    _settled.labels(to.value, Signal.ACCEPTED.value, ending.via or "none").inc()
 
 
 def _count_duplicates(row: _Row, ending: Ending, *, latest: bool) -> None:

@@ -35,14 +35,19 @@ _STANDING = text("""
         (select coalesce(sum(pending), 0) from lane where pending > 0),
         (select coalesce(extract(epoch from now() - min(pending_since)), 0)
             from lane where pending > 0),
-        (select count(*) from outbox where state = 'uncertain'),
-        (select coalesce(extract(epoch from now() - min(uncertain_at)), 0)
-            from outbox where state = 'uncertain'),
+        looked_for.replies, looked_for.oldest,
         (select count(*) from event where state = 'parked'),
         (select count(*) from outbox where state = 'parked'),
         (select count(*) from quarantine where replayed_at is null),
         (select count(*) from event where state = 'unknown_page')
+    from (
+        select count(*) as replies,
+            coalesce(extract(epoch from now() - min(o.uncertain_at)), 0) as oldest
+        from outbox o join page p on p.page_id = o.page_id
+        where o.state = 'uncertain' and p.state <> 'blocked') looked_for
 """)
+"""A blocked page's uncertain replies are left out: nobody can look for them, and it has an alarm of
+its own."""
 
 _BY_STATE = text("select state, count(*) from page where connected group by state")
 

@@ -1,7 +1,9 @@
 """Taking lanes over from a dispatcher that died: perhaps of the event that it had before it.
 
 Each such death counts on the lane's first event alone, like a failure to evaluate it; the event
-that has had enough of them is parked, and the lane goes on.
+that has had enough of them is parked, and the lane goes on. Only their number counts, never the
+time since the first: a lease also ends of itself where PostgreSQL stands still for longer than it
+lasts, and an outage of minutes would park what waits for its end.
 """
 
 from __future__ import annotations
@@ -34,10 +36,9 @@ _COUNT = Bulk(
             select e.page_id, e.event_key from event e
             where e.page_id = n.page_id and e.lane = n.lane and e.state = 'pending'
             order by e.number limit 1) p)
-    update event e set attempts = e.attempts + 1, last_error = 'dispatcher_died',
-        first_failed_at = coalesce(e.first_failed_at, clock_timestamp())
+    update event e set attempts = e.attempts + 1, last_error = 'dispatcher_died'
     from first where e.page_id = first.page_id and e.event_key = first.event_key
-    returning e.page_id, e.event_key, e.event_id, e.attempts, e.first_failed_at, clock_timestamp()
+    returning e.page_id, e.event_key, e.event_id, e.attempts
     """,
     page_id=TEXT,
     lane=TEXT,
@@ -69,8 +70,8 @@ async def count_deaths(connection: Driver, lanes: Sequence[Lane]) -> None:
         return
     (counted,) = await trip(connection, _COUNT.over(lanes))
     parked = []
-    for page_id, event_key, number, attempts, first_failed_at, now in counted.rows:
-        is_enough = deciding.parks(attempts, first_failed_at, now)
+    for page_id, event_key, number, attempts in counted.rows:
+        is_enough = attempts >= deciding.MOST_FAILURES
         _taken_over.labels(str(is_enough).lower()).inc()
         if is_enough:
             log.error("an event is parked", page_id=page_id, number=number)

@@ -21,11 +21,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from pagewire_runtime.auth import Caller, calling_as
 from pagewire_runtime.errors import Kind, Refusal, SettingsError
 from pagewire_runtime.logs import get_logger
+from pagewire_store.audit import record
 from pagewire_store.database import in_transaction
 
 log = get_logger(__name__)
+
+_OURSELVES = Caller(role="store", actor="upkeep")
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -47,9 +51,8 @@ class TokenKeys:
 
     def seal(self, page_id: str, token: str) -> bytes:
         """The token as it is stored for this page."""
-        key_id = next(iter(self.by_id))
         nonce = os.urandom(_NONCE_BYTES)
-        cipher = AESGCM(self.by_id[key_id])
+        cipher = AESGCM(self.by_id[self.sealing])
         sealed = cipher.encrypt(nonce, token.encode(), page_id.encode())
         return self.prefix + nonce + sealed
 
@@ -78,9 +81,14 @@ class TokenKeys:
             ) from None
 
     @property
+    def sealing(self) -> str:
+        """The id of the key that seals."""
+        return next(iter(self.by_id))
+
+    @property
     def prefix(self) -> bytes:
         """What a token begins with that the first key has sealed."""
-        key_id = next(iter(self.by_id)).encode()
+        key_id = self.sealing.encode()
         return bytes([len(key_id)]) + key_id
 
     def derived(self, purpose: bytes) -> list[bytes]:
@@ -146,7 +154,7 @@ _RESEALED = text("""
 async def reseal(engine: AsyncEngine, keys: TokenKeys, chunk: int = 100) -> int:
     """Seals with the first key what an older key had sealed, `chunk` rows a transaction.
 
-    Returns how many. Tokens that no key opens stay as they are, and the log says so. The version
+    Returns how many; the audit has a row of each transaction, with the number and the key's id. Tokens that no key opens stay as they are, and the log says so. The version
     of a token counts its changes, not those of its seal.
     """
     after, resealed = "", 0
@@ -177,4 +185,6 @@ async def _reseal(
         await connection.execute(
             _RESEALED, {"page_ids": list(fresh), "tokens": list(fresh.values())}
         )
+        with calling_as(_OURSELVES):
+            await record(connection, "tokens.reseal", keys.sealing, f"{len(fresh)} tokens")
     return (rows[-1].page_id if len(rows) == at_most else None), len(fresh)

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from pagewire_runtime.logs import get_logger
+from pagewire_store.connections import LINK, Fuse
 
 log = get_logger(__name__)
 
@@ -25,6 +26,8 @@ ABSENCE = 3 * PRESENCE
 """Seconds after which a store that was not heard of is there no more."""
 RECONNECT_AFTER = 1.0
 """Seconds, with jitter, before a lost connection is made anew."""
+ANSWER_SECONDS = 5.0
+"""For the server to take a hint; then the connection is given up."""
 
 
 class Waking:
@@ -92,7 +95,7 @@ class Waking:
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(
-                    self._url, autocommit=True, connect_timeout=2, application_name="pagewire-wake"
+                    self._url, autocommit=True, application_name="pagewire-wake", **LINK
                 ) as connection:
                     await self._attend(connection)
             except (psycopg.Error, OSError) as error:
@@ -104,7 +107,7 @@ class Waking:
     async def _attend(self, connection: psycopg.AsyncConnection[Any]) -> None:
         pid = connection.info.backend_pid
         connection.add_notify_handler(lambda hint: self._take(hint.pid, pid))
-        await connection.execute(b"listen " + self._channel)
+        await _said(connection, b"listen " + self._channel)
         self._wake_waiters()  # hints may have been missed
         self.listening.set()
         loop, hint_at, self._presence_at = asyncio.get_running_loop(), 0.0, 0.0
@@ -115,7 +118,7 @@ class Waking:
             now = loop.time()
             if now >= self._presence_at or (self._due and now >= hint_at):
                 self._due, hint_at, self._presence_at = False, now + GAP, now + PRESENCE
-                await connection.execute(b"notify " + self._channel)
+                await _said(connection, b"notify " + self._channel)
             await self._stir(connection.fileno(), hint_at if self._due else self._presence_at)
 
     async def _stir(self, socket: int, until: float) -> None:
@@ -145,3 +148,11 @@ class Waking:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+async def _said(connection: psycopg.AsyncConnection[Any], command: bytes) -> None:
+    fuse = Fuse(connection, ANSWER_SECONDS)
+    try:
+        await connection.execute(command)
+    finally:
+        fuse.take_off()

@@ -1,18 +1,21 @@
 """Read-back: whether Graph accepted a reply of which nobody knows, looked for where it would stand.
 
-A message is sought among the conversation's newest messages, a comment reply among the replies of
-its comment, and of the one above that, where Instagram puts a reply to a reply: written by the
-page, with the same text, not before the attempt, and bound to no other reply. What was not read as
-far back as the attempt proves nothing. A private reply cannot be found that way (the person's id is
-not known before Graph names it): it counts as looked for, is tried again, and Graph's "already
-replied" then tells. Fields: Meta's pages on conversations and comments.
+A message is sought among the conversation's messages, a comment reply among the replies of its
+comment, and of the one above that, where Instagram puts a reply to a reply: written by the page,
+with the same text, not before the attempt, and bound to no other reply. Pages are read as far back
+as the attempt, up to a bound; what was not read so far proves nothing. A private reply cannot be
+found that way (the person's id is not known before Graph names it): it counts as looked for, is
+tried again, and Graph's "already replied" then tells. Fields: Meta's pages on conversations and
+comments.
 """
 
 import asyncio
+import re
 import unicodedata
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
@@ -36,10 +39,14 @@ log = get_logger(__name__)
 
 CLAIM_WAIT = Duration(seconds=4)
 AT_ONCE = 16
-NEWEST = 50
+PAGE_SIZE = 50
+PAGES = 8
+"""Of a conversation, or of a comment's replies: with two calls a second, well within a look's
+lease. Who has more than 400 since the attempt is looked for again."""
 CLOCKS_DIFFER = timedelta(minutes=2)
 """Meta's clock may be behind ours by so much; the store, settling echoes, reckons with as much."""
 PATIENCE_SECONDS = 5.0
+_CURSOR = re.compile(r"[A-Za-z0-9+/_=:.-]{1,1024}")
 
 _looks = metrics.counter(
     "pagewire_read_backs", "Looks for uncertain replies, by result.", ["result"]
@@ -79,11 +86,18 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What stands there; `more` is behind it; `newest_first` where Graph sorts so."""
+    """What stands there; `more` is behind it, after that cursor; `newest_first` where Graph sorts
+    so.
+    """
 
     seen: Sequence[Seen]
     more: bool
     newest_first: bool = True
+    cursor: str = ""
+
+    def followed_by(self, page: "View") -> "View":
+        """Both, as one."""
+        return replace(page, seen=[*self.seen, *page.seen])
 
     def reaches(self, earliest: datetime) -> bool:
         """Whether whatever was made since then is in it."""
@@ -136,7 +150,7 @@ class Reader:
         if reply.kind == ReplyKind.REPLY_KIND_PRIVATE_REPLY:
             return ReadBackResult(tag=reply.tag, clean=True)
         try:
-            return judge(read_back, *await self._views(reply))
+            return judge(read_back, *await self._views(read_back))
         except (LookFailed, OutcomeUnknown) as failed:
             return ReadBackResult(tag=reply.tag, error=failed.reason)
         except NotSent:
@@ -144,13 +158,19 @@ class Reader:
         except Refusal as refusal:
             return ReadBackResult(tag=reply.tag, error=refusal.reason.lower())
 
-    async def _views(self, reply: ClaimedReply) -> list[View]:
-        """What stands in each place where the reply could be."""
+    async def _views(self, read_back: ReadBack) -> list[View]:
+        """What stands in each place where the reply could be, as far back as it could be."""
+        reply = read_back.reply
+        places: list[Callable[[str], Awaitable[View]]] = [partial(self._messages, reply)]
         if reply.kind == ReplyKind.REPLY_KIND_COMMENT_REPLY:
-            return [await self._replies(reply, each) for each in await self._comments(reply)]
-        params = conversation_params(reply)
+            comments = await self._comments(reply)
+            places = [partial(self._replies, reply, comment_id) for comment_id in comments]
+        return [await _read(place, read_back) for place in places]
+
+    async def _messages(self, reply: ClaimedReply, after: str) -> View:
+        params = conversation_params(reply, after)
         body = await self._get(reply, reply.node_id, "conversations", params, Product.CONVERSATIONS)
-        return [conversation_view(body)]
+        return conversation_view(body)
 
     async def _comments(self, reply: ClaimedReply) -> list[str]:
         """The comment that was answered, and the one above it."""
@@ -158,8 +178,8 @@ class Reader:
         comment = await self._get(reply, reply.comment_id, "", fields, Product.PAGE)
         return [reply.comment_id, *filter(None, [parent_of(comment)])]
 
-    async def _replies(self, reply: ClaimedReply, comment_id: str) -> View:
-        edge, params = comment_edge(reply)
+    async def _replies(self, reply: ClaimedReply, comment_id: str, after: str) -> View:
+        edge, params = comment_edge(reply, after)
         body = await self._get(reply, comment_id, edge, params, Product.PAGE)
         return comment_view(body, newest_first=not _on_instagram(reply))
 
@@ -190,22 +210,38 @@ class Reader:
             raise LookFailed("budget_spent")
 
 
-def conversation_params(reply: ClaimedReply) -> Mapping[str, str]:
-    """What is asked of the page's conversations: the one thread with the person."""
+async def _read(page_after: Callable[[str], Awaitable[View]], read_back: ReadBack) -> View:
+    """The first page, and as many more as it takes to tell."""
+    view = await page_after("")
+    for _ in range(PAGES - 1):
+        done = view.reaches(_earliest(read_back)) or matches(read_back, view.seen)
+        if done or not view.cursor:
+            break
+        view = view.followed_by(await page_after(view.cursor))
+    return view
+
+
+def conversation_params(reply: ClaimedReply, after: str = "") -> Mapping[str, str]:
+    """What is asked of the page's conversations: the one thread with the person.
+
+    A thread's messages have a cursor of their own, inside the list of their fields.
+    """
+    further = f".after({after})" if after else ""
+    messages = f"messages.limit({PAGE_SIZE}){further}"
     return {
         "platform": "instagram" if _on_instagram(reply) else "messenger",
         "user_id": reply.person_id,
-        "fields": f"messages.limit({NEWEST}){{id,message,from,created_time,attachments}}",
+        "fields": f"{messages}{{id,message,from,created_time,attachments}}",
     }
 
 
-def comment_edge(reply: ClaimedReply) -> tuple[str, Mapping[str, str]]:
+def comment_edge(reply: ClaimedReply, after: str = "") -> tuple[str, Mapping[str, str]]:
     """The edge of a comment where its replies stand, and what is asked of it."""
+    paging = {"limit": str(PAGE_SIZE)} | ({"after": after} if after else {})
     if _on_instagram(reply):
-        return "replies", {"fields": "id,text,from,timestamp", "limit": str(NEWEST)}
+        return "replies", {"fields": "id,text,from,timestamp"} | paging
     fields = "id,message,from,created_time"
-    params = {"fields": fields, "order": "reverse_chronological", "limit": str(NEWEST)}
-    return "comments", params
+    return "comments", {"fields": fields, "order": "reverse_chronological"} | paging
 
 
 def conversation_view(body: Mapping[str, Any]) -> View:
@@ -213,12 +249,15 @@ def conversation_view(body: Mapping[str, Any]) -> View:
     threads = [thread.get("messages") for thread in _list(body)]
     pages = [page for page in threads if isinstance(page, dict)]
     seen = [_seen(message) for page in pages for message in _list(page)]
-    return View(seen, any(map(_more, pages)))
+    # Of two threads with one person neither's cursor would lead on in both.
+    cursor = _cursor(pages[0]) if len(pages) == 1 else ""
+    return View(seen, any(map(_more, pages)), cursor=cursor)
 
 
 def comment_view(body: Mapping[str, Any], *, newest_first: bool) -> View:
     """The replies of a comment. Raises LookFailed."""
-    return View([_seen(comment) for comment in _list(body)], _more(body), newest_first)
+    seen = [_seen(comment) for comment in _list(body)]
+    return View(seen, _more(body), newest_first, _cursor(body))
 
 
 def parent_of(comment: Mapping[str, Any]) -> str:
@@ -280,6 +319,14 @@ def _list(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _more(page: Mapping[str, Any]) -> bool:
     paging = page.get("paging")
     return isinstance(paging, dict) and "next" in paging
+
+
+def _cursor(page: Mapping[str, Any]) -> str:
+    """Where the next page begins; empty for what is no cursor: it goes into a list of fields."""
+    paging = page.get("paging")
+    cursors = paging.get("cursors") if isinstance(paging, dict) else None
+    after = cursors.get("after") if isinstance(cursors, dict) else None
+    return after if isinstance(after, str) and _CURSOR.fullmatch(after) else ""
 
 
 def _seen(item: Mapping[str, Any]) -> Seen:

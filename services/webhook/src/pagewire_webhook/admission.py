@@ -12,7 +12,7 @@ TARGET_SECONDS = 0.5
 """For an answer, where as much is under way as may be; a tenth of what Meta gives."""
 LEAST = 16
 """So many are always let in, so that it is found out when things are well again."""
-AT_FIRST = 1_024
+AT_FIRST = 512
 MOST = 4_096
 
 _SLOWER_GROWTH = 0.1

@@ -6,13 +6,17 @@ nothing but the time between two requests.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, cast
 
+from httptools import HttpParserError, HttpParserUpgrade
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from pagewire_runtime import metrics
+from pagewire_webhook.posts import BODY_MAX_BYTES, Headers, Post, Reply, Taker
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,10 +62,13 @@ class Connections(ServerState):
     waits for an answer is never dropped; where all do, the newcomer is.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
+    def __init__(self, most: int, seconds: float, taker: Taker | None = None) -> None:
         super().__init__()
         self.most = most
         self.seconds = seconds
+        self.taker = taker
+        self.ends = b"\r\n", b"connection: close\r\n\r\n"
+        """How the head of a reply ends, and of a connection's last one."""
         self.unfinished_bytes = 0
         self.leaving = 0
         """Those that were dropped and are not gone yet."""
@@ -69,6 +76,11 @@ class Connections(ServerState):
     @property
     def are_too_many(self) -> bool:
         return len(self.connections) - self.leaving > self.most
+
+    def date(self) -> None:
+        """Takes over the headers that every answer has: the date, for a second."""
+        dated = b"".join(b"%b: %b\r\n" % header for header in self.default_headers)
+        self.ends = dated + b"\r\n", dated + b"connection: close\r\n\r\n"
 
     def sweep(self, now: float) -> None:
         """Drops whoever is overdue; to be called about once a second, `now` by the loop's clock."""
@@ -115,8 +127,13 @@ class Connection(HttpToolsProtocol):
         self.unfinished_bytes = 0
         self.is_leaving = False
         self._all = cast("Connections", server_state)
+        self._taker = self._all.taker
         self._is_whole = False
+        self._head_has_come = False
         self._came = 0
+        self._idle_until = 0.0
+        self._post: Post | None = None
+        """One that has come whole, and is to be taken."""
 
     @property
     def is_idle(self) -> bool:
@@ -125,7 +142,7 @@ class Connection(HttpToolsProtocol):
         return cycle is not None and cycle.response_complete
 
     @property
-    def _latest(self) -> RequestResponseCycle | None:
+    def _latest(self) -> RequestResponseCycle | Post | None:
         """The last request whose head has come, if there was one."""
         return self.cycle
 
@@ -146,13 +163,24 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._is_whole = False
         self._came = len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade:
+            pass  # the request before it is served; no other protocol is spoken here
+        except HttpParserError:
+            self._refuse(_BAD_REQUEST)
         if self._is_whole:
             self._forget()
             if not self.flow.write_paused:
                 self._is_our_turn()
         elif not self.transport.is_closing():
             self._is_unfinished()
+        if self._post is not None:
+            self._take()
+
+    def on_message_begin(self) -> None:
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._head_has_come = False
 
     def on_headers_complete(self) -> None:
         may_be_large = self.unfinished_bytes + self._came > HEAD_MAX_BYTES
@@ -160,11 +188,90 @@ class Connection(HttpToolsProtocol):
             raise _Refused
         if len(self.pipeline) >= PIPELINED_MAX:
             raise _Refused
+        if self._is_post():
+            keep_alive = self.parser.should_keep_alive()
+            self.cycle = Post(self, self.headers, keep_alive=keep_alive)  # type: ignore[assignment]
+        else:
+            self._begin_cycle()
+        self._head_has_come = True
+
+    def _is_post(self) -> bool:
+        """Whether it is one that is taken without an app: plain, and none before it under way."""
+        if self._taker is None or self.url not in self._taker.targets:
+            return False
+        before = self._latest
+        return (
+            (before is None or before.response_complete)
+            and not self.flow.write_paused
+            and not self.expect_100_continue
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and _has_small_body(self.headers)
+        )
+
+    def _begin_cycle(self) -> None:
+        """As uvicorn does, which makes a scope at the beginning of a request."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if type(cycle := self._latest) is Post:
+            cycle.add(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._is_whole = True
-        super().on_message_complete()
+        if type(cycle := self._latest) is Post:
+            cycle.more_body = False
+            self._post = cycle
+        else:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but that `sweep` looks for who is idle, not a timer of each request."""
+        self._all.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_until = self.loop.time() + self.timeout_keep_alive
+
+    def _take(self) -> None:
+        post, self._post = cast("Post", self._post), None
+        cast("Taker", self._taker).take(post)
+
+    def reply(self, reply: Reply, *, keep_alive: bool) -> None:
+        """Sends it, unless the peer is gone; then the next request has its turn."""
+        if not self.transport.is_closing():
+            usual, last = self._all.ends
+            is_usual = keep_alive or reply.is_last
+            self.transport.write(reply.head + (usual if is_usual else last))
+            if reply.is_last or not keep_alive:
+                self.transport.close()
+        self.on_response_complete()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has work done that ends in an answer; a drain waits for it."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def peer(self, headers: Headers) -> str | None:
+        """The address that asks, as a proxy that is trusted says it; None: a local socket."""
+        if self.client is None:
+            return None
+        address, app = self.client[0], self.app
+        if not isinstance(app, ProxyHeadersMiddleware) or address not in app.trusted_hosts:
+            return address
+        said = b", ".join(value for name, value in headers if name == b"x-forwarded-for")
+        return app.trusted_hosts.get_trusted_client_address(said.decode("latin1"))[0] or address
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(_BAD_REQUEST)
@@ -179,14 +286,13 @@ class Connection(HttpToolsProtocol):
         if self.unfinished_bytes:
             self._expect(self._all.seconds)
 
-    def timeout_keep_alive_handler(self) -> None:
-        self.transport.abort()  # closing it would wait for who does not read
-
     def look(self, now: float) -> None:
         """Drops the peer if it has had its time."""
         if self.due is None:
             if self.transport.is_closing():
                 self._expect(LINGER_SECONDS)
+            elif self.is_idle and now >= self._idle_until:
+                self.transport.abort()  # closing it would wait for who does not read
         elif now >= self.due:
             if self.flow.read_paused and not self.flow.write_paused:  # it is we who are slow
                 self._expect(self._all.seconds)
@@ -212,7 +318,7 @@ class Connection(HttpToolsProtocol):
         cycle = self._latest
         return (
             cycle is not None
-            and cycle.scope is self.scope
+            and self._head_has_come
             and cycle.more_body
             and not cycle.response_started
         )
@@ -233,11 +339,6 @@ class Connection(HttpToolsProtocol):
             self._all.make_memory()
 
     @property
-    def _head_has_come(self) -> bool:
-        cycle = self._latest
-        return cycle is not None and cycle.scope is self.scope
-
-    @property
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
@@ -254,6 +355,14 @@ class Connection(HttpToolsProtocol):
 
     def _expect(self, seconds: float) -> None:
         self.due = self.loop.time() + seconds
+
+
+def _has_small_body(headers: Headers) -> bool:
+    """Whether its length is said, and little; the parser refuses two lengths."""
+    for name, value in headers:
+        if name == b"content-length":
+            return value.isdigit() and len(value) < 8 and int(value) <= BODY_MAX_BYTES
+    return False
 
 
 class _Refused(Exception):

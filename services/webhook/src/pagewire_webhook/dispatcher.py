@@ -9,11 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from pagewire.rules.v1.rule_service_pb2 import (
-    EvaluateEventsRequest,
-    EvaluateEventsResponse,
-    EventToEvaluate,
-)
+from pagewire.rules.v1.rule_service_pb2 import EventToEvaluate
 from pagewire.store.v1 import lane_service_pb2 as lanes_pb
 from pagewire.store.v1.lane_service_pb2 import (
     ClaimedLane,
@@ -27,6 +23,7 @@ from pagewire.type.v1.rule_pb2 import Evaluation
 from pagewire_runtime import faults, metrics
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger
+from pagewire_webhook.evaluating import Evaluating, Rules, RulesDied
 
 T = TypeVar("T")
 
@@ -55,12 +52,6 @@ _seconds = metrics.histogram(
 _held = metrics.gauge("pagewire_dispatcher_lanes", "Lanes that this process holds now.")
 
 
-class WrongAnswer(Refusal):
-    """A service answered something else than was asked."""
-
-    reason = "WRONG_ANSWER"
-
-
 class Store(Protocol):
     """What the dispatcher asks of the store's lanes; the generated stub is one."""
 
@@ -77,14 +68,6 @@ class Store(Protocol):
     ) -> Awaitable[lanes_pb.CommitDecisionsResponse]: ...
 
 
-class Rules(Protocol):
-    """What the dispatcher asks of rules: one evaluation an event, in order. No effect."""
-
-    def EvaluateEvents(
-        self, request: EvaluateEventsRequest, /
-    ) -> Awaitable[EvaluateEventsResponse]: ...
-
-
 @dataclass(frozen=True)
 class Pace:
     """How much a dispatcher takes at once, and how often it says that it lives."""
@@ -94,6 +77,8 @@ class Pace:
     heartbeat_seconds: float = 2.0
     alone_seconds: float = 1.0
     """For a lane whose first event failed, or a dispatcher died of it, before more is claimed."""
+    settle_seconds: float = 0.5
+    """For rules that died to live, before an event of which they may have died is tried alone."""
     claim_ends_seconds: float = 1.5
     """For a claim under way at the end to hand over what it has leased; it waits for 1 s."""
 
@@ -105,7 +90,7 @@ class Dispatcher:
     Lanes claimed together are evaluated in one call, and committed and freed in one. Where that
     fails each goes on by itself, so that none delays another. What fails for the moment (rules or
     store not reachable, a deadline) is tried again under the same lease and counts against no
-    event.
+    event; an event of which rules die is told from that by `Evaluating`.
     """
 
     store: Store
@@ -113,6 +98,10 @@ class Dispatcher:
     owner: str
     pace: Pace = Pace()
     _leases: dict[tuple[str, str], LaneRef] = field(default_factory=dict)
+    _evaluating: Evaluating = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._evaluating = Evaluating(self.rules, self.pace.settle_seconds)
 
     async def run(self) -> None:
         """Claim and decide until cancelled."""
@@ -125,7 +114,7 @@ class Dispatcher:
                 self._hold(claimed)
                 task = tasks.create_task(self._decide(claimed))
                 task.add_done_callback(lambda _: room.release())
-                if _has_failed(claimed):
+                if any(map(_has_failed, claimed)):
                     # If this process dies of it, it dies of nothing else.
                     await asyncio.wait([task], timeout=self.pace.alone_seconds)
 
@@ -156,8 +145,11 @@ class Dispatcher:
     async def _decide(self, claimed: Sequence[ClaimedLane]) -> None:
         try:
             await faults.reach("dispatcher.claimed", _named(claimed))
-            if len(claimed) == 1:
-                await self._decide_alone(claimed[0])
+            suspects = [lane for lane in claimed if _has_failed(lane)]
+            if suspects:
+                others = [lane for lane in claimed if not _has_failed(lane)]
+                alone = (self._decide_alone(lane, suspect=True) for lane in suspects)
+                await _all([self._decide_together(others), *alone])
             else:
                 await self._decide_together(claimed)
         except asyncio.CancelledError:
@@ -167,9 +159,17 @@ class Dispatcher:
             self._let_go(claimed)
 
     async def _decide_together(self, claimed: Sequence[ClaimedLane]) -> None:
+        if not claimed:
+            return
+        if len(claimed) == 1:
+            await self._decide_alone(claimed[0])
+            return
         events = [event for lane in claimed for event in _to_evaluate(lane)]
         try:
-            evaluations = iter(await self._evaluate(events))
+            evaluations = iter(await self._evaluating.together(events))
+        except RulesDied:
+            await _all(self._decide_alone(lane, suspect=True) for lane in claimed)
+            return
         except Refusal as refusal:
             one_by_one = refusal.kind is not Kind.TRANSIENT
             await _all(self._decide_alone(lane, one_by_one=one_by_one) for lane in claimed)
@@ -180,32 +180,50 @@ class Dispatcher:
         except Refusal:
             await _all(map(self._commit_alone, claimed, decisions))
 
-    async def _decide_alone(self, lane: ClaimedLane, *, one_by_one: bool = False) -> None:
+    async def _decide_alone(
+        self, lane: ClaimedLane, *, one_by_one: bool = False, suspect: bool = False
+    ) -> None:
         events = _to_evaluate(lane)
         evaluations: Sequence[Evaluation] = ()
-        if not one_by_one:
-            with contextlib.suppress(Refusal):
-                evaluations = await _persistently(lambda: self._evaluate(events))
+        if not one_by_one and not suspect:
+            try:
+                evaluations = await _persistently(lambda: self._evaluating.together(events))
+            except RulesDied:
+                suspect = True
+            except Refusal:
+                pass  # one of them may be why
         if not evaluations:
-            evaluations = [await self._evaluate_alone(event) for event in events]
+            evaluations = await self._one_by_one(events, suspect=suspect)
         await self._commit_alone(lane, lane_decisions(lane, evaluations))
 
-    async def _evaluate(self, events: Sequence[EventToEvaluate]) -> Sequence[Evaluation]:
-        response = await self.rules.EvaluateEvents(EvaluateEventsRequest(events=events))
-        if len(response.evaluations) != len(events):
-            raise WrongAnswer("rules did not answer event by event")
-        await faults.reach("dispatcher.evaluated", faults.named(each.event for each in events))
-        return response.evaluations
+    async def _one_by_one(
+        self, events: Sequence[EventToEvaluate], *, suspect: bool
+    ) -> Sequence[Evaluation]:
+        """Up to and with the first that can't be evaluated: it costs those before it nothing, and
+        those behind it wait for it."""
+        evaluations: list[Evaluation] = []
+        for event in events:
+            evaluations.append(await self._evaluate_alone(event, suspect=suspect))
+            if evaluations[-1].error:
+                break
+        return evaluations
 
-    async def _evaluate_alone(self, event: EventToEvaluate) -> Evaluation:
-        """So that one event that rules cannot bear costs its neighbours nothing."""
-        try:
-            (evaluation,) = await _persistently(
-                lambda: self._evaluate([event]), SAYS_NOTHING_OF_THE_EVENT
-            )
-        except Refusal as refusal:
-            return Evaluation(error=refusal.reason.lower())
-        return evaluation
+    async def _evaluate_alone(self, event: EventToEvaluate, *, suspect: bool) -> Evaluation:
+        while True:
+            if suspect:
+                found = await _persistently(lambda: self._evaluating.alone(event))
+                if found is not None:
+                    return found
+            try:
+                (evaluation,) = await _persistently(
+                    lambda: self._evaluating.together([event]), SAYS_NOTHING_OF_THE_EVENT
+                )
+            except RulesDied:
+                suspect = True
+            except Refusal as refusal:
+                return Evaluation(error=refusal.reason.lower())
+            else:
+                return evaluation
 
     async def _commit_alone(self, lane: ClaimedLane, decisions: LaneDecisions) -> None:
         try:
@@ -260,9 +278,9 @@ class Dispatcher:
         _held.set(len(self._leases))
 
 
-def _has_failed(claimed: Iterable[ClaimedLane]) -> bool:
-    """Whether an event that is first of its lane failed before, or a dispatcher died with it."""
-    return any(lane.events and lane.events[0].attempts for lane in claimed)
+def _has_failed(lane: ClaimedLane) -> bool:
+    """Whether the first event of the lane failed before, or a dispatcher or rules died with it."""
+    return bool(lane.events and lane.events[0].attempts)
 
 
 def _named(claimed: Iterable[ClaimedLane]) -> Iterator[str]:
@@ -287,10 +305,10 @@ def _to_evaluate(lane: ClaimedLane) -> list[EventToEvaluate]:
 def lane_decisions(lane: ClaimedLane, evaluations: Sequence[Evaluation]) -> LaneDecisions:
     """A lane's decisions up to and with the first event that could not be evaluated.
 
-    What stands behind that one waits for it: a lane is decided in order.
+    What stands behind that one waits for it, evaluated or not: a lane is decided in order.
     """
     decisions = LaneDecisions(ref=lane.ref, release=True)
-    for claimed, evaluation in zip(lane.events, evaluations, strict=True):
+    for claimed, evaluation in zip(lane.events, evaluations, strict=False):
         if evaluation.error:
             decisions.events.add(event_id=claimed.event_id, failure=evaluation.error)
             break

@@ -13,6 +13,7 @@ import uvicorn
 from pagewire_runtime.errors import SettingsError
 from pagewire_runtime.logs import get_logger
 from pagewire_webhook.connections import Connection, Connections
+from pagewire_webhook.posts import Taker
 
 log = get_logger(__name__)
 
@@ -41,9 +42,11 @@ class _Server(uvicorn.Server):
         self.ready = asyncio.Event()
 
     async def on_tick(self, counter: int) -> bool:
+        is_over = await super().on_tick(counter)
         if counter % 10 == 0:  # each second
+            self._connections.date()
             self._connections.sweep(asyncio.get_running_loop().time())
-        return await super().on_tick(counter)
+        return is_over
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -59,6 +62,7 @@ async def listening(
     app: Any,
     listen: str,
     *,
+    taker: Taker | None = None,
     trusted_proxies: Sequence[str] = (),
     connections_max: int = CONNECTIONS_MAX,
     receipt_seconds: float = RECEIPT_SECONDS,
@@ -73,7 +77,7 @@ async def listening(
     """
     bound = _bind(listen)
     room = room_for(connections_max)
-    connections = Connections(room, receipt_seconds)
+    connections = Connections(room, receipt_seconds, taker)
     config = uvicorn.Config(
         app,
         http=Connection,

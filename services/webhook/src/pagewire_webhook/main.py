@@ -73,9 +73,11 @@ async def public_part(settings: Settings) -> AsyncIterator[int]:
     )
     async with _channel(settings, settings.store_target, "webhook") as to_store:
         ingesting = Ingesting(ingest_over(to_store))
+        app = public_app(config, ingesting)
         async with listening(
-            public_app(config, ingesting),
+            app,
             settings.webhook_listen,
+            taker=app.taker,
             trusted_proxies=settings.forwarded_allow_ips,
             connections_max=room,
             receipt_seconds=settings.receipt_seconds,

@@ -14,11 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from pagewire_runtime.clock import WALL
 from pagewire_webhook.ingesting import Ingesting
-from pagewire_webhook.receiving import PublicConfig, Receiving
+from pagewire_webhook.receiving import TARGETS, PublicConfig, Receiving
 
-__all__ = ["PublicConfig", "public_app"]
-
-WEBHOOKS = ("/api/webhook", "/api/webhooks/instagram")
+__all__ = ["PublicApp", "PublicConfig", "public_app"]
 
 _NOSNIFF = {"x-content-type-options": "nosniff"}
 _NO_STORE = {"cache-control": "no-store"}
@@ -28,7 +26,7 @@ _ORDINARY = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS
 
 def public_app(
     config: PublicConfig, ingest: Ingesting, *, now: Callable[[], float] = WALL.seconds
-) -> Starlette:
+) -> PublicApp:
     """The app of the public listener; `now` is seconds since 1970, of when bodies were received.
 
     Whatever is not listed here is answered 404 with one body; errors are
@@ -36,7 +34,7 @@ def public_app(
     empty. No schema, no metrics, no file is served.
     """
     receiving = Receiving(config, ingest, now)
-    app = _Public(
+    app = PublicApp(
         receiving,
         routes=[
             Route("/healthz", _alive, methods=["GET"]),
@@ -50,16 +48,17 @@ def public_app(
     return app
 
 
-class _Public(Starlette):
+class PublicApp(Starlette):
     """Routes, but for the webhooks: for them routing would cost a quarter of the whole answer."""
 
     def __init__(self, receiving: Receiving, **routing: Any) -> None:
         super().__init__(**routing)
-        self._receiving = receiving
+        self.taker = receiving
+        """Takes posts without the app between."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in WEBHOOKS:
-            await self._receiving(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] in TARGETS:
+            await self.taker(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

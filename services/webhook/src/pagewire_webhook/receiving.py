@@ -1,7 +1,7 @@
 """The webhook endpoint: handshakes by GET, signed bodies by POST, each answered when it is stored.
 
-A plain ASGI endpoint, for this is the hot path: a request object and a response object cost more
-than verifying and reading a body do.
+Nearly all bodies come as a `Post`, straight from their connection; whatever is out of the ordinary
+comes by ASGI.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
@@ -23,6 +24,8 @@ from pagewire_webhook.deliveries import delivery_of, new_delivery_id
 from pagewire_webhook.events import Kind
 from pagewire_webhook.handshake import challenge_of
 from pagewire_webhook.ingesting import ANSWER_SECONDS, RETRY_AFTER_SECONDS, Ingesting
+from pagewire_webhook.posts import BODY_MAX_BYTES as POST_MAX_BYTES
+from pagewire_webhook.posts import Headers, Post, Reply
 from pagewire_webhook.signature import HEADER, KEY_NAMES, Secret, signer
 from pagewire_webhook.strangers import WAITING_MAX, Strangers
 
@@ -30,15 +33,15 @@ log = get_logger(__name__)
 
 BODY_MAX_BYTES = 4 * 2**20
 
+TARGETS = ("/api/webhook", "/api/webhooks/instagram")
+
 # A larger one is verified and read in a thread: a mebibyte of JSON takes some 20 ms.
-_OFF_LOOP_BYTES = 64 * 1024
+_OFF_LOOP_BYTES = POST_MAX_BYTES
 # So many are read at a time: each may become ten times as large as it is.
 _READERS = 4
 # Of bodies that have come whole and wait to be read; those still coming are bounded in
 # `connections`, those read in `ingesting`.
 _UNREAD_MAX_BYTES = 64 * 2**20
-
-Headers = list[tuple[bytes, bytes]]
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 _RETRY_AFTER = (b"retry-after", str(int(RETRY_AFTER_SECONDS)).encode())
@@ -94,14 +97,20 @@ class _Answer(NamedTuple):
 
     start: Message
     body: Message
+    reply: Reply
+    """The same for what is no ASGI."""
 
 
 def answer(status: int, *headers: tuple[bytes, bytes], body: bytes = b"") -> _Answer:
     """A response with its length, `nosniff`, and nothing else unless it is given."""
     length = (b"content-length", str(len(body)).encode())
+    all_headers = [length, NOSNIFF, *headers]
+    head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()]
+    head += [b"%b: %b\r\n" % header for header in all_headers]
     return _Answer(
-        {"type": "http.response.start", "status": status, "headers": [length, NOSNIFF, *headers]},
+        {"type": "http.response.start", "status": status, "headers": all_headers},
         {"type": "http.response.body", "body": body},
+        Reply(b"".join(head), is_last=_CLOSE in headers),
     )
 
 
@@ -114,7 +123,7 @@ _UNAVAILABLE = answer(503, _RETRY_AFTER)
 
 
 class Receiving:
-    """The ASGI endpoint of both webhook addresses.
+    """The endpoint of both webhook addresses, by ASGI and for posts.
 
     POST is answered 200 when the delivery is committed, 403 (always the same) without exactly one
     good signature, 413 for a body over 4 MiB, and else 503 with Retry-After within two seconds of
@@ -132,6 +141,65 @@ class Receiving:
         self._readers = asyncio.Semaphore(_READERS)
         self._unread_bytes = 0
         self._complained_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it is a system call
+
+    @property
+    def targets(self) -> frozenset[bytes]:
+        """The addresses, as a request's first line has them."""
+        return _TARGETS
+
+    def take(self, post: Post) -> None:
+        """Answers a post in its time: at once what is refused."""
+        if faults.on:
+            post.answered_by(self._reach_and_take(post))
+            return
+        try:
+            self._take(post)
+        except Exception as error:  # a mistake of ours, and nobody above could mend it
+            self._complain(error)
+            post.answer(_counted("unavailable", _UNAVAILABLE).reply)
+
+    async def _reach_and_take(self, post: Post) -> None:
+        try:
+            await faults.reach("edge.accepted")
+            self._take(post)
+        except Exception as error:
+            self._complain(error)
+            post.answer(_counted("unavailable", _UNAVAILABLE).reply)
+
+    def _take(self, post: Post) -> None:
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        received = loop.time()
+        claims = [value for name, value in post.headers if name == HEADER]
+        try:
+            delivery = self._delivery(post.body, claims, int(self._now() * 1_000))
+        except _Full:
+            post.answer(_counted("unavailable", _UNAVAILABLE).reply)
+            return
+        if delivery is None:
+            self._forbid(post, loop)
+        else:
+            post.answered_by(self._keep(post, delivery, received, loop))
+
+    async def _keep(
+        self, post: Post, delivery: Delivery, received: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        post.answer((await self._stored(delivery, received, loop)).reply)
+
+    def _forbid(self, post: Post, loop: asyncio.AbstractEventLoop) -> None:
+        """Answers what is not signed, when its peer may have the answer."""
+        peer = post.peer
+        wait = 0.0 if peer is None else self._strangers.wait_of(peer, loop.time())
+        if wait is None:
+            post.answer(_counted("forbidden", _FORBIDDEN_ONCE_TOO_OFTEN).reply)
+        elif wait:
+            loop.call_later(wait, self._let_go, post)
+        else:
+            post.answer(_counted("forbidden", _FORBIDDEN).reply)
+
+    def _let_go(self, post: Post) -> None:
+        self._strangers.waited()
+        post.answer(_counted("forbidden", _FORBIDDEN).reply)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: _Answer | None
@@ -182,7 +250,7 @@ class Receiving:
             return _counted("too_large", _TOO_LARGE)
         except _Gone:
             return None
-        return await self._take(raw, claims, asyncio.get_running_loop())
+        return await self._answered(raw, claims, asyncio.get_running_loop())
 
     async def _body(self, receive: Receive) -> bytes:
         """The body as it came: what its encoding or its type is said to be is nothing to us."""
@@ -204,7 +272,7 @@ class Receiving:
         if len(body) > self._config.body_max_bytes:
             raise _TooLarge
 
-    async def _take(
+    async def _answered(
         self, raw: bytes, claims: list[bytes], loop: asyncio.AbstractEventLoop
     ) -> _Answer:
         received = loop.time()
@@ -219,6 +287,13 @@ class Receiving:
             return _counted("unavailable", _UNAVAILABLE)
         if delivery is None:
             return _counted("forbidden", _FORBIDDEN)
+        return await self._stored(delivery, received, loop)
+
+    async def _stored(
+        self, delivery: Delivery, received: float, loop: asyncio.AbstractEventLoop
+    ) -> _Answer:
+        """The answer to a delivery that is read: 200 once it is committed."""
+        deadline = received + self._config.answer_seconds
         try:
             await faults.reach("edge.verified", faults.named(delivery.events))
             await self._ingest.store(delivery, deadline=deadline)
@@ -266,6 +341,9 @@ class Receiving:
         self._complained_at = now
         reason = str(error) if isinstance(error, Refusal) else type(error).__name__
         log.warning("webhooks are not stored, Meta is asked to send them again", reason=reason)
+
+
+_TARGETS = frozenset(target.encode() for target in TARGETS)
 
 
 class _TooLarge(Exception):

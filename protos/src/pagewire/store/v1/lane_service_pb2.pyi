@@ -285,7 +285,7 @@ class EventDecision(_message.Message):
     event_id: _builtins.str
     """The event."""
     failure: _builtins.str
-    """The event itself could not be evaluated: counts against it."""
+    """The event itself could not be evaluated: counts against it. `kills_rules` parks it at once."""
     @_builtins.property
     def evaluation(self) -> _rule_pb2.Evaluation:
         """What the rules say."""

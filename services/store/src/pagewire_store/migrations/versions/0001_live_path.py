@@ -208,8 +208,11 @@ create table decision (
     book_version bigint not null,
     received_at timestamptz not null,
     stored_at timestamptz not null,
-    decided_at timestamptz not null default clock_timestamp()
+    decided_at timestamptz not null default clock_timestamp(),
+    epoch bigint
 );
+comment on column decision.epoch is
+    'of its lane, under which it was decided; none where no dispatcher did';
 comment on column decision.verdicts is 'pagewire.type.v1.Decision with its rules alone, as protobuf';
 create index decision_by_time on decision (page_id, decided_at desc, event_id desc);
 create index decision_of_all_by_time on decision (decided_at desc, event_id desc);
