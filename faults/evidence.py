@@ -43,8 +43,9 @@ class Bounds:
     """How long things may take, in seconds; a run that shortens a setting says so here.
 
     `uncertain` is how long nobody may know, `second_look` and `between_looks` how long after the
-    attempt, and after the first, the second look may be at the soonest; `slowest` how long a POST may take (in pause faults 5),
-    `slack` what is added to each. `growth` is a share of what a process held before.
+    attempt, and after the first, the second look may be at the soonest; `slowest` how long a POST
+    may take (in pause faults 5), `slack` what is added to each. `growth` is a share of what a
+    process held before.
     """
 
     uncertain: float = 600.0
@@ -77,11 +78,12 @@ class Evidence:
 
     `canaries` are texts that must not be written down (tokens, names, texts, ids of people), by
     what each is. `poisoned` are the lanes on which an event fails on purpose, `blocked` the pages
-    that a fault keeps from sending, `instagram` those that are Instagram accounts. `quiet_p99` is
-    that of the acks, in seconds, under the same load without the fault. `is_definite` says that no
+    that a fault keeps from sending, `instagram` those that are Instagram accounts. `besides` are
+    faults that hold single lanes, each with p95 of the others' acks meanwhile and before any fault,
+    in seconds; none where that is not measured. `is_definite` says that no
     fault left anybody in doubt about a send, `has_echoes` that all that Graph took was echoed.
     `given` are the pages and keys of events in bodies that Meta was told to send byte for byte.
-    `usage` has what each process held before the fault, and a minute after it.
+    `usage` has what each life of a process held before the fault, or when it was warm, and at rest.
     """
 
     history: History
@@ -93,7 +95,7 @@ class Evidence:
     blocked: frozenset[str] = frozenset()
     instagram: frozenset[str] = frozenset()
     given: frozenset[tuple[str, str]] = frozenset()
-    quiet_p99: float | None = None
+    besides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     catchups: Sequence[Catchup] = ()
     usage: Mapping[str, tuple[Usage, Usage]] = field(default_factory=dict)
     is_definite: bool = False

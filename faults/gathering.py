@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from faults.checker import grown
 from faults.evidence import Bounds, Evidence
 from faults.history import History, Usage
 from faults.load import RULES, Stage
+from faults.procfs import usage
 from faults.rig import QUICK, Rig
 from faults.rows import Struck
 
@@ -27,7 +29,9 @@ SECRETS = (
 )
 SHORTEST_CANARY = 6
 """Characters; what is shorter stands somewhere by chance."""
-
+WARM_SECONDS = 15.0
+"""Of its life, after which a process has filled its pools and caches."""
+WATCHING_SECONDS = 1.0
 
 Held = Mapping[str, tuple[int, Usage]]
 """What processes hold, by name, each with its pid."""
@@ -38,6 +42,33 @@ def held(rig: Rig) -> Held:
     return {
         name: (rig.process(name).pid, usage) for name, usage in rig.usage().items() if name != META
     }
+
+
+@asynccontextmanager
+async def watched(rig: Rig, warm: float = WARM_SECONDS) -> AsyncIterator[Held]:
+    """Yields what each life of a process held when it was warm; it is filled within the block.
+
+    Of lives that begin then too: of most processes of a run none other goes on to its end.
+    """
+    held_then: dict[str, tuple[int, Usage]] = {}
+    since: dict[int, float] = {}
+    clock = asyncio.get_running_loop().time
+
+    async def watch() -> None:
+        while True:
+            for name, process in rig.system.supervisor.processes.items():
+                begun = since.setdefault(process.pid, clock())
+                is_new = held_then.get(name, (0,))[0] != process.pid
+                if name != META and is_new and clock() - begun >= warm:
+                    with suppress(OSError):  # it is dead
+                        held_then[name] = process.pid, usage(process.pid)
+            await asyncio.sleep(WATCHING_SECONDS)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield held_then
+    finally:
+        watching.cancel()
 
 
 async def given_back(rig: Rig, before: Held, within: float = 60.0) -> None:
@@ -70,12 +101,12 @@ async def evidence_of(
     """All that is known, for `checker.check`. Call `rig.calm` and `rig.quiet` before.
 
     `struck` is what the faults say is to be allowed for, `env` the settings that the rig was made
-    with, `before` what was held then: of a process that died since, nothing is compared. `fields`
+    with, `before` what was held then (`held`, `watched`): only what lives is compared. `fields`
     are further ones of `Evidence`.
     """
     if before:
         await given_back(rig, before)
-    usage = _same_lives(before, held(rig)) if before else {}
+    lives = _same_lives(before, held(rig)) if before else {}
     history, rows, traces = await rig.history(), await rig.rows(), await rig.traces()
     usual = bounds_of(env)
     evidence = Evidence(
@@ -88,7 +119,7 @@ async def evidence_of(
         blocked=frozenset(page for each in struck for page in each.blocked),
         instagram=on.instagram,
         catchups=[catchup for each in struck for catchup in each.catchups],
-        usage=usage,
+        usage=lives,
     )
     return replace(evidence, **fields)
 

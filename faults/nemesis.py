@@ -20,7 +20,7 @@ from typing import TypeAlias
 from faults import sends
 from faults.checker import check
 from faults.evidence import Catchup, Evidence, Lane, Violation, reply_name
-from faults.gathering import bounds_of, evidence_of, held
+from faults.gathering import bounds_of, evidence_of, watched
 from faults.history import Delivered, End, OutboxRow
 from faults.load import Load, going_on, stage
 from faults.rig import NotQuiet, Rig
@@ -31,12 +31,12 @@ from faults.sends import Doubt
 CHAPTER_SECONDS = 600.0
 PAUSE_SECONDS = (0.5, 2.0)
 """From the end of a fault to the next death, and from that to the next fault."""
-DEATHS = (1, 2)
+DEATHS = (2, 4)
 """In each pause."""
 PEOPLE = 300
 """So many that nobody writes more in two minutes than a look at the newest messages shows."""
 WARMING_SECONDS = 10.0
-"""Of load before the first fault, so that pools and caches are filled when usage is taken."""
+"""Of load before the first fault: what is usual."""
 ROUND_SECONDS = 5.0
 """Of load, after each of which it may end."""
 REST_SECONDS = 60.0
@@ -151,16 +151,17 @@ async def play_chapter(
     rate: float,
     tell: Tell,
     warming: float = WARMING_SECONDS,
+    people: int = PEOPLE,
 ) -> tuple[Chapter, Evidence]:
     """Starts a system, has faults befall it, lets it rest, checks it: with what was found."""
     proxies = sorted(frozenset().union(*(row.proxies for row in rows)))
-    load = Load(seed=seed, people=PEOPLE, events=int(rate * ROUND_SECONDS), rate=rate)
+    load = Load(seed=seed, people=people, events=int(rate * ROUND_SECONDS), rate=rate)
     chapter = Chapter(seed)
-    async with Rig(folder, proxies=proxies, env=env, seed=seed) as rig:
+    async with Rig(folder, proxies=proxies, env=env, seed=seed) as rig, watched(rig) as before:
         on = await stage(rig, load)
         async with going_on(rig, on, replace(load, seed=-seed)):
             await asyncio.sleep(warming)
-        before, begun = held(rig), time.time()
+        begun = time.time()
         async with going_on(rig, on, load):
             await course(rig, chapter, rows, tell)
         chapter.seconds = time.time() - begun
@@ -171,7 +172,8 @@ async def play_chapter(
             chapter.violations.append(Violation("I9", "the system", str(left)))
         struck = [strike.struck for strike in chapter.strikes]
         evidence = await evidence_of(rig, on, struck, env=env, before=before)
-    _figure(evidence, chapter, begun)
+    evidence = replace(evidence, besides=besides(evidence, chapter.strikes, begun))
+    _figure(evidence, chapter)
     return chapter, evidence
 
 
@@ -192,19 +194,29 @@ async def _strike(rig: Rig, chapter: Chapter, row: Row, draw: random.Random, tel
     tell(_line(row, strike, chapter.strikes[0].begun))
 
 
-def _figure(evidence: Evidence, chapter: Chapter, begun: float) -> None:
-    """What of the run is counted and measured; `begun` is when its first fault might come."""
+def _figure(evidence: Evidence, chapter: Chapter) -> None:
+    """What of the run is counted and measured."""
     rows, posts = evidence.rows, evidence.history.delivered
     chapter.left = [_left(row) for row in rows.outbox if row.state in sends.UNSETTLED]
     chapter.doubts = sends.doubts(evidence)
     chapter.duplicates = len(sends.duplicates(evidence))
     chapter.events, chapter.replies = len(rows.events), len(rows.outbox)
     chapter.answers = answers(posts)
-    usual = p95([post for post in posts if post.started_at < begun])
-    for strike in chapter.strikes:
-        if strike.struck.isolates and usual:
-            ratio = p95(beside(evidence, strike)) / usual
-            chapter.isolation.setdefault(strike.row, []).append(round(ratio, 2))
+    for fault, (meanwhile, usual) in evidence.besides.items():
+        ratio = round(meanwhile / usual, 2)
+        chapter.isolation.setdefault(fault.partition(",")[0], []).append(ratio)
+
+
+def besides(
+    evidence: Evidence, strikes: Sequence[Strike], begun: float
+) -> dict[str, tuple[float, float]]:
+    """As `Evidence` has it; `begun` is when the first fault might come."""
+    usual = p95([post for post in evidence.history.delivered if post.started_at < begun])
+    return {
+        f"{strike.row}, the {number}. fault": (p95(beside(evidence, strike)), usual)
+        for number, strike in enumerate(strikes, 1)
+        if strike.struck.isolates and not strike.failure and usual
+    }
 
 
 def answers(posts: Sequence[Delivered]) -> Answers:

@@ -11,10 +11,12 @@ ESTABLISHED = "01"
 
 
 def usage(pid: int) -> Usage:
-    """Raises OSError where the process is gone."""
+    """Raises OSError where the process is gone, or dead."""
     folder = Path(f"/proc/{pid}")
     files = [_link(each) for each in (folder / "fd").iterdir()]
     status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines())
+    if "VmRSS" not in status:
+        raise ProcessLookupError(pid)
     return Usage(
         open_files=len(files),
         connections=len(_established(folder) & set(files)),

@@ -72,6 +72,7 @@ def _unexcused(evidence: Evidence, row: OutboxRow, first: GraphCall, again: Grap
 
 def _looks(evidence: Evidence, row: OutboxRow, since: float, until: float) -> list[float]:
     """When the place where it would stand was read, and the reading was answered whole."""
+    place: tuple[str, str, str | None, str | None]
     if row.kind == "message":
         place = ("conversations", row.page_id, row.person_id, None)
     else:

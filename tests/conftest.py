@@ -3,10 +3,12 @@
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A deadline would make a loaded machine fail a test that found nothing.
-settings.register_profile("pagewire", deadline=None, print_blob=True)
+# Time limits of examples, or of making them, would make a loaded machine fail what found nothing.
+settings.register_profile(
+    "pagewire", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
 settings.load_profile("pagewire")
 
 OURS = (

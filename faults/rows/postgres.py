@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +17,7 @@ import grpc
 import psycopg
 from psycopg import sql
 
+from faults.balancing import balanced
 from faults.evidence import Lane
 from faults.postgres import Lost
 from faults.rig import Rig
@@ -30,6 +30,7 @@ from pagewire.store.v1.operation_service_pb2 import ListQuarantinedRequest
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire_runtime.auth import parse_service_tokens
 from pagewire_simulator.acts import Say
+from pagewire_simulator.plan import Plan
 
 if TYPE_CHECKING:
     from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceAsyncStub
@@ -43,15 +44,26 @@ PAUSED_SLOWEST = 5.0
 READERS = 20
 TALKING = 4
 """People who say something in each of many instants."""
-TURN_SECONDS = 0.02
+AT_ONCE = 64
+"""POSTs, so that no edge is idle where another one is slow."""
+SLOW_ONES = 8
 SLOW_INSERTS: LiteralString = """
-    create function witness.dawdle() returns trigger language plpgsql as $$
+    create sequence witness.slow minvalue 0;
+    create function witness.dawdle() returns trigger language plpgsql security definer as $$
     begin
-        if random() < 0.5 then perform pg_sleep(random() * 0.4); end if;
+        if random() < 0.3 then
+            perform nextval('witness.slow');
+            perform pg_sleep(0.9);
+        end if;
         return null;
     end $$;
     create trigger dawdle after insert on public.event
         for each statement execute function witness.dawdle();
+"""
+HOW_MANY_SLOW: LiteralString = "select last_value from witness.slow"
+USUAL_INSERTS: LiteralString = """
+    drop function witness.dawdle cascade;
+    drop sequence witness.slow;
 """
 TO_THE_STORE = frozenset({("store", "postgres")})
 
@@ -287,63 +299,45 @@ async def store_stands_still_in_a_transaction(rig: Rig, draw: random.Random) -> 
 
 @row("F38", weight="postgres")
 async def commits_overtake_each_other(rig: Rig, draw: random.Random) -> Struck:
-    """Half of all commits wait, those of events when they have their numbers; Meta asks all edges.
+    """Some commits of events wait when they have their numbers, and Meta comes by all edges.
 
-    So that they would end in another order than they began: what few people say in one go, by each
-    edge and each store that there is.
+    So what few people say in one go would be stored in another order than it was numbered, where
+    there are two stores and nothing but the lane's lock to prevent it.
     """
     page = await lively(rig, draw)
     people = [(await rig.meta.create_person(page.id)).id for _ in range(TALKING)]
-    rules = [
-        f"store.{part}.before_commit=sleep:{pause}ms p=0.5@{draw.getrandbits(30)}"
-        for part, pause in [("decide", 200), ("outbox", 100)]
-    ]
-    until = time.monotonic() + draw.uniform(3, 10)
-    async with slow_inserts(rig), all_edges(rig):
-        rig.fault("store", ";".join(rules))
-        try:
-            while time.monotonic() < until:
-                await rig.meta.acts(
-                    [Say(account=page.id, person=person, text="hello") for person in people]
-                )
-                await asyncio.sleep(draw.uniform(0.05, 0.15))
-        finally:
-            rig.fault("store")
+    least = SLOW_ONES * len(rig.processes("store")) + draw.randint(0, SLOW_ONES)
+    async with slow_inserts(rig), all_edges(rig), asyncio.timeout(WITHIN):
+        while int(str(await rig.postgres.ask(HOW_MANY_SLOW))) < least:
+            said = [Say(account=page.id, person=person, text="hello") for person in people]
+            await rig.meta.acts(said)
+            await asyncio.sleep(draw.uniform(0.1, 0.2))
     return Struck(slowest=PAUSED_SLOWEST)
 
 
 @contextlib.asynccontextmanager
 async def slow_inserts(rig: Rig) -> AsyncIterator[None]:
-    """Half of all statements that store events take a while after they have drawn numbers."""
+    """Some statements that store events take a while after they have drawn numbers."""
     await rig.postgres.ask(SLOW_INSERTS)
     try:
         yield
     finally:
-        await rig.postgres.ask("drop function witness.dawdle cascade")
+        await rig.postgres.ask(USUAL_INSERTS)
 
 
 @contextlib.asynccontextmanager
 async def all_edges(rig: Rig) -> AsyncIterator[None]:
-    """Meta's webhooks come to each edge in turn, as through a balancer."""
+    """Meta's connections go to each edge in turn, as through a balancer."""
     at = rig.system.addresses
     edges = [at[name.replace("webhook", "public")] for name in rig.processes("webhook")]
-    if len(edges) == 1:
-        yield
-        return
-
-    async def take_turns() -> None:
-        for url in itertools.cycle(edges):
-            await rig.meta.webhook(url, verify=False)
-            await asyncio.sleep(TURN_SECONDS)
-
-    turns = asyncio.create_task(take_turns())
-    try:
-        yield
-    finally:
-        turns.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await turns
-        await rig.meta.webhook(edges[0], verify=False)
+    async with balanced([edge.removeprefix("http://") for edge in edges]) as address:
+        await rig.meta.options(plan={"connections": AT_ONCE})
+        await rig.meta.webhook(f"http://{address}")
+        try:
+            yield
+        finally:
+            await rig.meta.webhook(edges[0])
+            await rig.meta.options(plan={"connections": Plan().connections})
 
 
 async def faulty(rig: Rig, rules: str, seconds: float) -> None:

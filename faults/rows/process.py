@@ -11,12 +11,16 @@ import os
 import random
 import resource
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
 
 from faults.procfs import usage
 from faults.rig import SERVICES, Rig
 from faults.rows import Struck, row
 from faults.rows.postgres import lane_lease
+from faults.rows.sends import until
 from faults.shown import shown
 from pagewire_cli.leash import leashed
 
@@ -26,7 +30,11 @@ WITHIN = 60.0
 """Seconds for the load to reach a point and for the process to be back."""
 BLOCKED_SECONDS = 3
 LIMPING_SECONDS = 1.0
+STRANGERS = 20
+KEPT = 8
+"""Descriptors that a process opens first, and closes last."""
 
+DELIVERIES = "pagewire_webhook_deliveries_total"
 FENCED = "pagewire_lanes_fenced_total"
 BLOCKS = "pagewire_event_loop_blocks_total"
 
@@ -175,7 +183,7 @@ async def zombie_commits_late(rig: Rig, draw: random.Random) -> Struck:
         # Whoever takes its lanes over has not decided them when it goes on.
         rig.fault("webhook", f"dispatcher.evaluated=sleep:{lane_lease(rig)}s")
         try:
-            async with asyncio.timeout(WITHIN):
+            async with asyncio.timeout(3 * WITHIN):
                 while await shown(rig, "store", FENCED) == refused:
                     await asyncio.sleep(0.1)
         except TimeoutError:
@@ -248,3 +256,74 @@ async def stands_still(rig: Rig, name: str, point: str) -> None:
         raise TimeoutError(f"{name} did not stand still at {point}, or did not tell") from None
     finally:
         rig.fault(name)
+
+
+@row("F88", weight="process")
+async def descriptors_run_out(rig: Rig, draw: random.Random) -> Struck:
+    """The edge can open no file and no connection any more, then the store; both can again."""
+    with no_descriptors(rig, "webhook"):
+        answers = await asyncio.gather(*(asked_by_a_stranger(rig) for _ in range(STRANGERS)))
+        await asyncio.sleep(draw.uniform(1, 5))
+    assert set(answers) <= {None, 200, 503}, answers
+    assert None in answers, "the edge had descriptors left"
+    await until(lambda: _is_answered(rig), "the edge answers whoever is new")
+    refused = await _refused(rig)
+    with no_descriptors(rig, "store", anew=False):
+        await rig.postgres.terminate_backends()
+        await until(lambda: _has_refused_more(rig, refused), "webhooks are refused")
+        await asyncio.sleep(draw.uniform(1, 5))
+    before = await _stored(rig)
+    await until(lambda: _has_stored_more(rig, before), "the store stores again")
+    return Struck()
+
+
+@contextlib.contextmanager
+def no_descriptors(rig: Rig, service: str, *, anew: bool = True) -> Iterator[None]:
+    """No process of the service can open one more within the block; nor, unless `anew`, one in the
+    place of another that it closes."""
+    limits: dict[int, tuple[int, int]] = {}
+    for name in rig.processes(service):
+        pid = rig.process(name).pid
+        limits[pid] = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        held = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()) + 1
+        most = held if anew else KEPT
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, limits[pid][1]))
+    try:
+        yield
+    finally:
+        for pid, limit in limits.items():
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+
+
+async def asked_by_a_stranger(rig: Rig) -> int | None:
+    """What a new connection is answered; None where it is closed. Raises httpx.TimeoutException."""
+    try:
+        async with httpx.AsyncClient(timeout=WITHIN) as http:
+            return (await http.get(f"{rig.system.addresses['public']}/healthz")).status_code
+    except httpx.TimeoutException:
+        raise
+    except httpx.TransportError:
+        return None
+
+
+async def _is_answered(rig: Rig) -> bool:
+    return await asked_by_a_stranger(rig) == 200
+
+
+async def _refused(rig: Rig) -> float:
+    return await shown(rig, "webhook", DELIVERIES, outcome="unavailable")
+
+
+async def _has_refused_more(rig: Rig, before: float) -> bool:
+    return await _refused(rig) > before
+
+
+async def _stored(rig: Rig) -> int:
+    found = await rig.postgres.ask("select count(*) from delivery")
+    assert isinstance(found, int)
+    return found
+
+
+async def _has_stored_more(rig: Rig, before: int) -> bool:
+    return await _stored(rig) > before

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -39,10 +40,8 @@ REFUSING = ("http_500", "http_502", "http_503", "error", "unavailable")
 CREATING = ("created_error", "created_unavailable", "http_500", "http_502", "http_503")
 BROKEN = ("half", "truncated", "html", "empty", "lost", "reset")
 THROTTLED = {"http_429": None, "messenger_throttled": None, "user_throttled": None, "calls": 613}
-OVERUSED = Allowance(calls=400, used=376)
-"""Ninety-four per cent,"""
-LEFT = 4
-"""and so many calls later 95, at which a page is to stop before it is refused."""
+ALLOWED, USED, LEFT = 400, 376, 4
+"""Ninety-four per cent of a page's calls, and so many later 95, where it is to stop."""
 LONG_LAG = 120.0
 """Seconds after which reads show what was sent: later than any look is made."""
 BLOCKED = ("token_expired", "token_password_changed", "permission")
@@ -214,7 +213,8 @@ async def overused(rig: Rig, draw: random.Random) -> AccountView:
     """The usage that Graph's headers tell of a page passes 95 per cent, and stays so; the page."""
     page = await lively(rig, draw)
     before = str(len(await rig.meta.calls(account=page.id)))
-    await rig.meta.allow(page.id, OVERUSED)
+    now = int(time.time() * 1000)
+    await rig.meta.allow(page.id, Allowance(calls=ALLOWED, used=USED, since=now))
 
     async def is_over() -> bool:
         came = await rig.meta.calls(account=page.id, after=before)

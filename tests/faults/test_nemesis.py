@@ -12,7 +12,7 @@ from faults.__main__ import percentile, rendered, summary
 from faults.evidence import Catchup, Violation
 from faults.gathering import bounds_of
 from faults.history import Delivered, End
-from faults.nemesis import Chapter, Strike, answers, beside, chapters, drawn, p95
+from faults.nemesis import Chapter, Strike, answers, beside, besides, chapters, drawn, p95
 from faults.rig import QUICK, Rig
 from faults.rows import WEIGHTS, Row, Struck, every
 from faults.sends import Doubt
@@ -80,6 +80,8 @@ def test_a_run_is_cut_into_chapters_of_which_each_can_be_played_again() -> None:
 def test_the_bounds_are_those_of_the_settings() -> None:
     assert (bounds_of({}).second_look, bounds_of({}).uncertain) == (60, 600)
     assert bounds_of(QUICK).second_look == float(QUICK["STORE_SECOND_LOOK_SECONDS"])
+    assert bounds_of({}).between_looks == 30
+    assert bounds_of(QUICK).between_looks == float(QUICK["STORE_BETWEEN_LOOKS_SECONDS"])
 
 
 def posts(*took: float, status: int | None = 200, refs: tuple[str, ...] = ()) -> list[Delivered]:
@@ -184,3 +186,22 @@ def test_the_makefile_hands_seed_and_minutes_on() -> None:
 
     assert "--seed $(SEED)" in target
     assert "--minutes $(MINUTES)" in target
+
+
+def test_only_faults_of_single_lanes_are_compared_with_what_is_usual() -> None:
+    run = good_run()
+    began = run.delivered[2].started_at
+    for post in run.delivered:
+        took = 0.1 if post.started_at < began else 0.4
+        run.change(run.delivered, post, ended_at=post.started_at + took)
+    strikes = [
+        Strike("F29", began, began + 60, Struck(isolates=True)),
+        Strike("F20", began, began + 60, Struck()),
+        Strike("F33", began, began + 60, Struck(isolates=True), "was not brought about"),
+    ]
+
+    found = besides(run.evidence(), strikes, began)
+
+    assert found.keys() == {"F29, the 1. fault"}
+    assert found["F29, the 1. fault"] == pytest.approx((0.4, 0.1))
+    assert besides(run.evidence(), strikes, began - 60) == {}

@@ -214,7 +214,7 @@ async def test_who_wrote_when_connections_vanished_is_heard_again_long_before_tc
     with rig.proxy("store", "postgres").suffering(Hang(), old_only=True):
         async with asyncio.timeout(PATIENCE):  # TCP would take a quarter of an hour
             ref = (await rig.meta.say(page, "price after", person=person)).ref
-            while End.OK not in (await rig.history()).ends()[ref]:
+            while End.OK not in (await rig.history()).ends()[ref or ""]:
                 await asyncio.sleep(0.1)
 
     await under.befalls("F34b")

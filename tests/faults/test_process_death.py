@@ -139,3 +139,15 @@ async def test_a_loop_that_stood_still_tells_of_it_and_loses_nothing(
     evidence = await under.kept_promises()
     assert len(rig.process(name).exit_codes) == deaths
     assert all(End.OK in ends for ends in evidence.ends.values())
+
+
+async def test_who_has_no_descriptors_left_refuses_and_goes_on_when_there_are_some(
+    rig: Rig,
+) -> None:
+    under = await trial(rig)
+    deaths = {name: len(rig.process(name).exit_codes) for name in SERVICES}
+
+    await under.befalls("F88")
+
+    await under.kept_promises()
+    assert deaths == {name: len(rig.process(name).exit_codes) for name in SERVICES}

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from faults.gathering import watched
 from faults.history import End
 from faults.load import Load, Stage, play, stage
 from faults.postgres import Lost
@@ -321,8 +322,25 @@ async def test_what_a_run_leaves_behind_can_be_read(rig: Rig) -> None:
     assert all(one.open_files > 3 and one.memory_bytes > 1_000_000 for one in usage.values())
     assert usage["store"].connections > 0
     assert {log.name for log in traces.logs} >= {"store.log", "webhook.log"}
-    assert traces.metrics.keys() == {"store", "sync", "webhook"}
+    assert traces.metrics.keys() == usage.keys() - {"simulator"}
     assert all("process_resident_memory_bytes" in text for text in traces.metrics.values())
+
+
+async def test_what_is_held_is_noted_of_each_life_of_a_process_anew(rig: Rig) -> None:
+    ours = {"store", "rules", "rules-2", "sync", "webhook"}
+    async with watched(rig, warm=0) as held:
+
+        async def are_noted() -> bool:
+            return held.keys() == ours and held["rules-2"][0] == rig.process("rules-2").pid
+
+        await until(are_noted)
+        first = held["rules-2"][0]
+        await rig.kill("rules-2")
+        await rig.back("rules-2")
+        await until(are_noted)
+
+    assert held["rules-2"][0] != first
+    assert held["rules-2"][1].memory_bytes > 0
 
 
 DOOMED = """

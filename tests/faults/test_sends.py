@@ -24,6 +24,7 @@ from faults.rows.sends import (
     throttled,
 )
 from pagewire_simulator.client import AccountView
+from pagewire_simulator.limits import Allowance
 from pagewire_simulator.meta import Echoes
 from pagewire_sync.sender import IN_FLIGHT_OF_A_PAGE
 from tests.support.striking import (
@@ -48,6 +49,7 @@ pytestmark = [
 UNSETTLED = ("ready", "sending", "uncertain")
 BEFORE_THE_SECOND_LOOK, AFTER_ALL_LOOKS = 2, 5
 """What seeds F52 so that reads lag so long."""
+READS = ("conversations", "comment_replies")
 ON_ITS_WAY = 2 * float(QUICK["GRAPH_TIMEOUT_SECONDS"])
 """Seconds after which no call comes that went out before."""
 
@@ -64,7 +66,7 @@ def not_taken_once(evidence: Evidence) -> list[OutboxRow]:
 
 
 def looks(evidence: Evidence) -> list[GraphCall]:
-    return [call for call in evidence.history.calls if call.endpoint in sends.READS]
+    return [call for call in evidence.history.calls if call.endpoint in READS]
 
 
 def is_struck(call: GraphCall, *names: str) -> bool:
@@ -223,6 +225,7 @@ async def test_f56_a_page_whose_usage_nears_its_limit_stops_before_it_is_refused
 
     evidence = await once_others_are_sent(rig, on)
 
+    await rig.meta.allow(page.id, Allowance())
     calls = [call for call in evidence.history.calls if call.page_id == page.id]
     assert [call for call in calls if call.code is not None] == []
     assert replies(of_pages(evidence, frozenset({page.id})), "ready")
@@ -245,16 +248,19 @@ async def test_f56_code_4_stops_every_page_until_it_is_over(rig: Rig) -> None:
 async def befalls_a_page(
     rig: Rig, throttle: Callable[[Rig, random.Random], Awaitable[AccountView]]
 ) -> tuple[Stage, AccountView]:
-    """The stage, and the page of it that was throttled."""
+    """The stage, and the page of it that was throttled before somebody wrote to each once more."""
     on = await stage(rig, SMALL)
     async with going_on(rig, on, SMALL):
         page = await throttle(rig, random.Random(1))
+    for account, person in dict(on.people).items():
+        await rig.meta.say(account, "price afterwards", person=person)
     return on, page
 
 
 async def once_others_are_sent(rig: Rig, on: Stage) -> Evidence:
     """What is known when all is decided, and one page at most has replies that wait."""
     async with asyncio.timeout(REST):
+        await rig.meta.wait(settled=True, timeout=REST)
         while True:
             evidence = await evidence_on(rig, on, has_echoes=True)
             waiting = {row.page_id for row in replies(evidence, *UNSETTLED)}

@@ -33,7 +33,9 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 IN_TURN = 2
 """So often in a row a bug is found: once may be luck."""
-BEFALLING_SECONDS = 20.0
+IN_A_ROW = 6
+"""Calls, by which each of two has answered."""
+BEFALLING_SECONDS = 40.0
 """For a row that waits for what does not come."""
 
 
@@ -95,7 +97,7 @@ def planted(name: str) -> list[str]:
 
 
 async def live_as(rig: Rig, service: str, command: list[str]) -> None:
-    """Both die, and their next lives are by this command."""
+    """Both die, and their next lives are by this command; returns when others see each of them."""
     for name in rig.processes(service):
         process = rig.process(name)
         argv = process.spec.argv
@@ -103,6 +105,11 @@ async def live_as(rig: Rig, service: str, command: list[str]) -> None:
         process.spec = dataclasses.replace(process.spec, argv=[*argv[:at], *command])
         await rig.kill(name)
     await asyncio.gather(*(rig.back(name) for name in rig.processes(service)))
+    answers: list[int] = []
+    async with asyncio.timeout(60):
+        while answers[-IN_A_ROW:] != [200] * IN_A_ROW:
+            answers.append((await rig.operator.get("/api/pages")).status_code)
+            await asyncio.sleep(0.1)
 
 
 async def told_by(under: Trial, row: str) -> set[str]:

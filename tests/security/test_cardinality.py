@@ -19,9 +19,9 @@ USERS = 100_000
 IN_A_BODY = 1_000
 
 BOUNDED = {
-    "certainty", "code", "end", "key", "kind", "le", "method", "name", "operation", "outcome",
-    "parked", "part", "reason", "result", "signal", "state", "table", "verdict", "via", "what",
-    "whose", "why",
+    "alone", "certainty", "code", "end", "key", "kind", "le", "method", "name", "operation",
+    "outcome", "parked", "part", "reason", "result", "signal", "state", "table", "verdict", "via",
+    "what", "whose", "why",
 }  # fmt: skip
 """Labels whose values are words of ours, or of a contract's; none holds an id or a text."""
 

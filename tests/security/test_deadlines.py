@@ -1,15 +1,36 @@
 """Time that is passed on: each service has less than the one that asks it."""
 
 import asyncio
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+import grpc
+import psycopg
 import pytest
 
+from pagewire.store.v1.lane_service_pb2 import ExtendLeasesRequest, LaneRef
+from pagewire.store.v1.lane_service_pb2_grpc import (
+    LaneServiceStub,
+    add_LaneServiceServicer_to_server,
+)
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Refusal
+from pagewire_store import database
+from pagewire_store.claiming import Claims
+from pagewire_store.lane_servicer import LaneServicer
+from pagewire_store.waking import Waking
 from tests.runtime.conftest import SYNC_TOKEN, Serve, serve, unary
+from tests.support.servers import database_url, migrated_template, postgres_server
+from tests.support.stored import Rows, channel_to
 
-__all__ = ["serve"]
+if TYPE_CHECKING:
+    from pagewire.store.v1.lane_service_pb2_grpc import LaneServiceAsyncStub
+
+__all__ = ["database_url", "migrated_template", "postgres_server", "serve"]
+
+AGES = 600.0
+"""Seconds after which PostgreSQL or the store would end a statement by themselves."""
+WITHIN = 60.0
 
 STEP = 0.1
 """Seconds; gRPC rounds what is left up to the next step of its header."""
@@ -76,3 +97,60 @@ async def test_no_call_of_ours_goes_without_a_deadline(serve: Serve) -> None:
     (left,) = given
     assert left is not None
     assert 0 < left <= 5.0 + STEP
+
+
+async def test_when_the_deadline_is_over_the_statement_ends_in_postgresql_too(
+    database_url: str,  # fixtures
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = database._connecting
+    patient = f" -c statement_timeout={AGES}s -c lock_timeout={AGES}s".replace(".0s", "s")
+    monkeypatch.setattr(
+        database,
+        "_connecting",
+        lambda **how: (made := usual(**how)) | {"options": made["options"] + patient},
+    )
+    monkeypatch.setattr(database, "LIVE_SECONDS", AGES)
+    pools = database.open_pools(database_url, 4)
+    rows = Rows(pools.upkeep)
+    await rows.add_page("1")
+    held = {"lease_owner": "d", "lease_until": datetime.now(UTC) + timedelta(hours=1)}
+    await rows.add("lane", page_id="1", lane="person:2", epoch=7, **held)
+    claims = Claims(pools.live, Waking(""), lease=timedelta(seconds=8))
+
+    def register(server: grpc.aio.Server) -> None:
+        add_LaneServiceServicer_to_server(LaneServicer(claims, never), server)
+
+    async def waiting() -> int:
+        found = await rows.one(
+            """
+            select count(*) as statements from pg_stat_activity
+            where datname = current_database() and pid <> pg_backend_pid()
+                and wait_event_type = 'Lock'
+            """
+        )
+        return int(found.statements)
+
+    async with (
+        channel_to(register, role="webhook") as opened,
+        await psycopg.AsyncConnection.connect(database_url) as other,
+        asyncio.timeout(WITHIN),
+    ):
+        await other.execute("select from lane for update")
+        store: LaneServiceAsyncStub = LaneServiceStub(opened)
+        asked = ExtendLeasesRequest(lanes=[LaneRef(page_id="1", lane="person:2", epoch=7)])
+        call = asyncio.ensure_future(store.ExtendLeases(asked, timeout=4.0))
+        while not await waiting():
+            assert not call.done()
+            await asyncio.sleep(0.02)
+
+        with pytest.raises(Refusal):
+            await call
+
+        while await waiting():
+            await asyncio.sleep(0.02)
+    await pools.dispose()
+
+
+async def never(_: Any) -> Any:
+    raise AssertionError("nothing is committed")

@@ -25,9 +25,14 @@ METHODS = [
 
 # What each role may do beside nothing, by service and method: an independent account of the table.
 MAY = {
-    "webhook": {"IngestService/*", "LaneService/*", "OperationService/ClaimReplays"},
+    "webhook": {
+        "ClockService/*",
+        "IngestService/*",
+        "LaneService/*",
+        "OperationService/ClaimReplays",
+    },
     "rules": {"RuleBookService/*"},
-    "sync": {"OutboxService/*", "PageCareService/*"},
+    "sync": {"ClockService/*", "OutboxService/*", "PageCareService/*"},
     "reader": {
         "ConversationService/*",
         "EventService/*",

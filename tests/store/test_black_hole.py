@@ -16,6 +16,7 @@ from pagewire_store.connections import Connections, Driver
 from pagewire_store.database import Pools, in_live_transaction, in_transaction, open_pools
 from pagewire_store.migrating import connecting
 from pagewire_store.trips import Statement, ended, trip, within
+from tests.support.desk import PAGE, Desk, message
 from tests.support.servers import database_url, migrated_template, postgres_server
 from tests.support.stored import Rows, pools, rows
 
@@ -24,7 +25,9 @@ __all__ = ["database_url", "migrated_template", "pools", "postgres_server", "row
 LABEL = Statement("insert into label (page_id, name) values ('1', 'a') on conflict do nothing")
 BACKEND = Statement("select pg_backend_pid()")
 
-SECONDS = 1.0
+PEOPLE = ("2001", "2002", "2003", "2004")
+
+SECONDS = 2.0
 """For a transaction: where a busy machine takes longer, a repeat is for that."""
 WITHIN = 60.0
 """Ends a hang only; TCP gives up after a quarter of an hour."""
@@ -150,6 +153,24 @@ async def test_who_leaves_while_a_connection_hangs_repeats_nothing(
         with pytest.raises(asyncio.CancelledError):
             await working
     assert calls == 1
+
+
+async def test_batches_that_hang_hold_up_no_webhook_for_longer_than_their_connections_live(
+    hurried: Pools, proxy: Proxy, rows: Rows
+) -> None:
+    await rows.add_page(PAGE)
+    desk = Desk(hurried, rows)
+    await asyncio.gather(
+        *(desk.receive(message(f"m_{person}", person=person)) for person in PEOPLE)
+    )
+    proxy.add(Hang(), old_only=True)
+
+    async with asyncio.timeout(WITHIN):
+        await asyncio.gather(
+            *(desk.receive(message(f"n_{person}", person=person)) for person in PEOPLE)
+        )
+
+    assert len(await rows.query("select 1 from event")) == 2 * len(PEOPLE)
 
 
 @pytest.mark.parametrize("pool", ["general", "upkeep"])

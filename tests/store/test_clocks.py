@@ -2,10 +2,12 @@ import ast
 import asyncio
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,12 +16,21 @@ import pagewire_store
 from pagewire.store.v1 import lane_service_pb2, operation_service_pb2
 from pagewire.store.v1 import outbox_service_pb2 as outbox_pb
 from pagewire.store.v1 import page_care_service_pb2 as care_pb
+from pagewire.store.v1.clock_service_pb2 import GetTimeRequest
+from pagewire.store.v1.clock_service_pb2_grpc import (
+    ClockServiceStub,
+    add_ClockServiceServicer_to_server,
+)
 from pagewire.store.v1.operation_service_pb2 import GetStatusRequest
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
+from pagewire_runtime import clocks as comparing
 from pagewire_runtime import metrics
 from pagewire_runtime.calling import channel
 from pagewire_runtime.clock import WALL, Clock
-from pagewire_store.clocks import WARNING_BEYOND, Clocks
+from pagewire_runtime.clocks import WARNING_BEYOND, Clocks
+from pagewire_runtime.errors import Unavailable
+from pagewire_store.clock_servicer import ClockServicer
+from pagewire_store.clocks import database_time
 from pagewire_store.main import storing
 from pagewire_store.settings import Settings
 from tests.support.desk import Desk, desk, message
@@ -28,12 +39,16 @@ from tests.support.servers import (
     module_database_url,
     postgres_server,
 )
-from tests.support.stored import KEYS, SERVICE_TOKENS
+from tests.support.stored import KEYS, SERVICE_TOKENS, channel_to
 
 __all__ = ["desk", "migrated_template", "module_database_url", "postgres_server"]
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 SOURCES = Path(pagewire_store.__file__).parent
+
+
+def clocks_of(desk: Desk, clock: Clock) -> Clocks:
+    return Clocks("the store", partial(database_time, desk.pools.live), clock)
 
 
 class Readiness:
@@ -61,7 +76,7 @@ def levels(capsys: pytest.CaptureFixture[str]) -> list[str]:
 async def test_clocks_that_agree_are_nothing_to_tell_of(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clocks, readiness = Clocks(desk.pools.upkeep, Clock()), Readiness()
+    clocks, readiness = clocks_of(desk, Clock()), Readiness()
     await clocks.tell(readiness)
     await clocks.compare()
 
@@ -74,7 +89,7 @@ async def test_clocks_that_agree_are_nothing_to_tell_of(
 async def test_over_two_seconds_apart_is_a_warning_and_the_store_stays_ready(
     desk: Desk, capsys: pytest.CaptureFixture[str], skew: timedelta
 ) -> None:
-    clocks, readiness = Clocks(desk.pools.upkeep, Clock(skew)), Readiness()
+    clocks, readiness = clocks_of(desk, Clock(skew)), Readiness()
     await clocks.tell(readiness)
     await clocks.compare()
     await clocks.compare()
@@ -96,7 +111,7 @@ async def test_over_thirty_seconds_apart_the_store_is_not_ready_until_they_agree
     desk: Desk, capsys: pytest.CaptureFixture[str], skew: timedelta, told: str
 ) -> None:
     clock, readiness = Clock(skew), Readiness()
-    clocks = Clocks(desk.pools.upkeep, clock)
+    clocks = clocks_of(desk, clock)
     await clocks.tell(readiness)
     await clocks.compare()
     wrong = clocks.too_far_apart()
@@ -111,7 +126,7 @@ async def test_over_thirty_seconds_apart_the_store_is_not_ready_until_they_agree
 
 
 async def test_who_is_told_late_is_told_what_is_known_by_then(desk: Desk) -> None:
-    clocks, readiness = Clocks(desk.pools.upkeep, Clock(timedelta(hours=-1))), Readiness()
+    clocks, readiness = clocks_of(desk, Clock(timedelta(hours=-1))), Readiness()
     await clocks.compare()
     await clocks.tell(readiness)
 
@@ -127,10 +142,64 @@ class SlowClock(Clock):
 
 
 async def test_an_answer_that_was_long_on_its_way_says_nothing_of_the_clocks(desk: Desk) -> None:
-    clocks = Clocks(desk.pools.upkeep, SlowClock(timedelta(minutes=-1.5)))
+    clocks = clocks_of(desk, SlowClock(timedelta(minutes=-1.5)))
     await clocks.compare()
 
     assert shown() == 0
+
+
+async def test_who_judges_by_its_clock_waits_until_it_was_compared_and_while_it_is_wrong(
+    desk: Desk,
+) -> None:
+    clock = Clock(timedelta(days=1))
+    clocks = clocks_of(desk, clock)
+    waiting = asyncio.create_task(clocks.near())
+    await clocks.compare()
+    too_early = waiting.done()
+    clock.skew = timedelta()
+
+    await clocks.compare()
+
+    async with asyncio.timeout(60):
+        await waiting
+    assert not too_early
+
+
+async def test_a_clock_is_compared_again_when_the_database_could_not_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(comparing, "COMPARED_EVERY", timedelta())
+    asked = 0
+
+    async def database() -> datetime:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise Unavailable("PostgreSQL")
+        return WALL.now()
+
+    clocks = Clocks("the store", database)
+    running = asyncio.create_task(clocks.run())
+    async with asyncio.timeout(60):
+        await clocks.near()
+    running.cancel()
+
+    assert asked >= 3
+
+
+async def test_the_callers_learn_the_databases_time(module_database_url: str, desk: Desk) -> None:
+    def register(server: grpc.aio.Server) -> None:
+        add_ClockServiceServicer_to_server(ClockServicer(desk.pools.live), server)
+
+    told = {}
+    before = (await desk.rows.one("select clock_timestamp() as now")).now
+    for role in ("webhook", "sync"):
+        async with channel_to(register, role=role) as opened:
+            response = await ClockServiceStub(opened).GetTime(GetTimeRequest())
+            told[role] = response.time.ToDatetime(UTC)
+    after = (await desk.rows.one("select clock_timestamp() as now")).now
+
+    assert before < told["webhook"] < told["sync"] < after
 
 
 @pytest.mark.parametrize("skew", [timedelta(hours=1), timedelta(hours=-1)])
@@ -276,11 +345,10 @@ def test_no_request_for_a_lease_can_carry_a_time() -> None:
 
 
 def test_a_claim_of_the_sources_has_no_clock_of_its_own() -> None:
-    # The one module of the store that reads our clock is the one that compares it.
     reading = [
         file.name
         for file in SOURCES.rglob("*.py")
         if re.search(r"\bWALL\b|\bClock\b|datetime\.now|\btime\.time\(", file.read_text())
     ]
 
-    assert reading == ["clocks.py"]
+    assert reading == []

@@ -106,8 +106,8 @@ async def test_without_release_the_lane_stays_leased_for_the_events_that_follow(
     await desk.commit(decided(lane, matched(), release=False))
 
     row = await desk.rows.one("select * from lane")
-    second = await desk.rows.one("select received_at from event where event_key = 'message:m_2'")
-    assert (row.pending, row.pending_since, row.lease_owner) == (1, second.received_at, "d")
+    second = await desk.rows.one("select stored_at from event where event_key = 'message:m_2'")
+    assert (row.pending, row.pending_since, row.lease_owner) == (1, second.stored_at, "d")
     assert desk.lanes_woken.count == 0
 
 

@@ -22,7 +22,16 @@ from pagewire.type.v1.event_pb2 import (
 from pagewire.type.v1.page_pb2 import PLATFORM_INSTAGRAM, PLATFORM_MESSENGER
 from pagewire.type.v1.reply_pb2 import Media, QuickReplies, ReplyContent
 from pagewire.type.v1.rule_pb2 import Action, Candidate, HideAction, LabelAction, LeftOut, Limits
-from pagewire_store.deciding import KILLS_RULES, Facts, MarkWish, bars, block, parks, plan
+from pagewire_store.deciding import (
+    KILLS_RULES,
+    RULES_DIED,
+    Facts,
+    MarkWish,
+    bars,
+    block,
+    parks,
+    plan,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HELLO = ReplyContent(text="hello")
@@ -307,7 +316,8 @@ def test_an_event_is_parked_at_eight_failures_or_two_minutes_after_its_first() -
 
 def test_an_event_that_kills_rules_is_parked_when_that_is_known_and_not_before() -> None:
     assert parks(1, NOW, NOW, KILLS_RULES)
-    assert not parks(3, NOW, NOW, "rules_died")
+    assert not parks(7, NOW - timedelta(hours=1), NOW, RULES_DIED)
+    assert parks(8, NOW, NOW, RULES_DIED)
 
 
 @given(st.integers(1, 1000), st.floats(0, 1, exclude_max=True))

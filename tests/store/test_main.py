@@ -28,6 +28,7 @@ from pagewire.store.v1.page_service_pb2_grpc import PageServiceStub
 from pagewire.type.v1.page_pb2 import PLATFORM_MESSENGER, Page
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Refusal
+from pagewire_store import main as store_main
 from pagewire_store.access import METHOD_ROLES
 from pagewire_store.main import brought_up_to_date, storing
 from pagewire_store.settings import Settings
@@ -85,6 +86,26 @@ NOT_BUILT = {
     "/pagewire.store.v1.ConversationService/SearchMessages",
     "/pagewire.store.v1.EventService/WatchEvents",
 }
+
+
+async def test_a_job_that_hangs_is_ended_and_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_main, "ROUND_SECONDS", 0.01)
+    rounds, again = 0, asyncio.Event()
+
+    async def job() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds > 1:
+            again.set()
+        await asyncio.Event().wait()
+
+    jobs = asyncio.create_task(store_main._repeated("hung", job, timedelta()))
+    async with asyncio.timeout(60):
+        await again.wait()
+    jobs.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await jobs
 
 
 async def test_every_method_of_the_contract_is_served(database_url: str) -> None:

@@ -56,7 +56,7 @@ MEANT = {
     "_PAUSE_BY_WAITING_ECHOES": {"message_by_conversation"},
     "_WAITING_FOR_ANYBODY": {"conversation_by_update"},
     # Rare, and for nobody on Instagram, where a commenter's id is the one to write to.
-    "_AWAITED_BY_ALL": {"outbox_by_conversation"},
+    "_TO_ANYBODY": {"outbox_by_conversation"},
 }
 """Statements that look for rows as those indexes hold them."""
 

@@ -63,7 +63,7 @@ class Trial:
 def at_leisure(evidence: Evidence) -> Evidence:
     """The same where nothing has to be quick: that is measured where nothing else runs."""
     bounds = replace(evidence.bounds, slowest=BUSY_SLOWEST, slack=BUSY_SLACK)
-    return replace(evidence, bounds=bounds, catchups=())
+    return replace(evidence, bounds=bounds, catchups=(), besides={})
 
 
 async def trial(rig: Rig, load: Load = SMALL, *, seed: str = "") -> Trial:

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from pagewire.rules.v1 import rule_service_pb2
 from pagewire.store.v1 import (
+    clock_service_pb2,
     conversation_service_pb2,
     ingest_service_pb2,
     lane_service_pb2,
@@ -41,6 +42,7 @@ KEYS = ["first-key-0123456789", "second-key-0123456789"]
 SERVICES: list[ServiceDescriptor] = [
     service
     for module in (
+        clock_service_pb2,
         conversation_service_pb2,
         delivery_service_pb2,
         ingest_service_pb2,
@@ -65,6 +67,12 @@ def _reply(_: Any) -> Reply:
     return Reply(reply_id="r-1-1", page_id="1", state=ReplyState.REPLY_STATE_READY)
 
 
+def _time() -> Message:
+    response = clock_service_pb2.GetTimeResponse()
+    response.time.GetCurrentTime()
+    return response
+
+
 NOW = Timestamp(seconds=1_700_000_000)
 USUAL: dict[str, Answer] = {
     "ConnectPage": lambda asked: page_service_pb2.ConnectPageResponse(page=asked.page),
@@ -79,6 +87,7 @@ USUAL: dict[str, Answer] = {
         reply=_reply(asked)
     ),
     "HideComment": lambda asked: delivery_service_pb2.HideCommentResponse(reply=_reply(asked)),
+    "GetTime": lambda _: _time(),
     "GetStatus": operation_service_pb2.GetStatusResponse(database="ok", cache="off"),
 }
 """What a service that works would say to a request that is right."""

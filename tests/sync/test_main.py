@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ import grpc
 import pytest
 
 from pagewire.store.v1 import outbox_service_pb2 as pb
+from pagewire.store.v1.clock_service_pb2 import GetTimeResponse
+from pagewire.store.v1.clock_service_pb2_grpc import (
+    ClockServiceServicer,
+    add_ClockServiceServicer_to_server,
+)
 from pagewire.store.v1.outbox_service_pb2_grpc import (
     OutboxServiceServicer,
     add_OutboxServiceServicer_to_server,
@@ -34,6 +40,7 @@ ROLES = {
     f"/pagewire.store.v1.{service}/{method}": frozenset({"sync"})
     for service, methods in {
         "OutboxService": ("ClaimReplies", "RecordOutcomes", "ClaimReadBacks", "RecordReadBacks"),
+        "ClockService": ("GetTime",),
         "PageCareService": ("ClaimPageChecks", "RecordPageCheck", "GetPageCredentials"),
     }.items()
     for method in methods
@@ -63,6 +70,20 @@ class Outbox(OutboxServiceServicer):
         return pb.ClaimReadBacksResponse()
 
 
+class Time(ClockServiceServicer):
+    """The time of the database: ours, or one that is a day behind."""
+
+    def __init__(self, behind: timedelta = timedelta()) -> None:
+        self.behind = behind
+        self.asked = 0
+
+    async def GetTime(self, request: Any, context: Any) -> GetTimeResponse:
+        self.asked += 1
+        response = GetTimeResponse()
+        response.time.FromDatetime(datetime.now(UTC) - self.behind)
+        return response
+
+
 class Care(PageCareServiceServicer):
     """The fake pages on the wire."""
 
@@ -81,12 +102,16 @@ class Care(PageCareServiceServicer):
 
 @asynccontextmanager
 async def store(
-    meta: Meta, listen: str, roles: dict[str, frozenset[str]] = ROLES
+    meta: Meta,
+    listen: str,
+    roles: dict[str, frozenset[str]] = ROLES,
+    time: Time | None = None,
 ) -> AsyncIterator[None]:
     def register(server: grpc.aio.Server) -> None:
         outbox = Outbox(meta.outbox)  # type: ignore[abstract]  # what is not called is left out
         add_OutboxServiceServicer_to_server(outbox, server)
         add_PageCareServiceServicer_to_server(Care(meta.pages), server)
+        add_ClockServiceServicer_to_server(time or Time(), server)
 
     tokens = parse_service_tokens(TOKENS)
     async with serving(listen, register, tokens=tokens, method_roles=roles):
@@ -117,6 +142,31 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int, list[dict[str
         _, logged = await process.communicate()
     assert process.returncode is not None
     return process.returncode, [json.loads(line) for line in logged.splitlines()]
+
+
+async def test_a_process_whose_clock_is_a_day_ahead_claims_no_reply_until_it_is_right(
+    meta: Meta, target: str
+) -> None:
+    account = await meta.page()
+    meta.outbox.put(await meta.message(account))
+    time = Time(behind=timedelta(days=1))
+    async with store(meta, target, time=time):
+        process = await started(meta, target)
+        async with asyncio.timeout(SECONDS):
+            while time.asked < 4:  # twice each time that it compares them
+                await asyncio.sleep(0.02)
+        before = meta.outbox.state(1)
+
+        time.behind = timedelta()
+
+        async with asyncio.timeout(SECONDS):
+            while meta.outbox.state(1) != "sent":
+                await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        code, _ = await ended(process)
+
+    assert before == "ready"
+    assert code == 0
 
 
 async def test_the_process_sends_cares_and_drains_when_told_to_stop(

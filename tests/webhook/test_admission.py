@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagewire_webhook.admission import AT_FIRST, LEAST, MOST, TARGET_SECONDS, Admission
+from pagewire_webhook.admission import (
+    AT_FIRST,
+    LEAST,
+    LONGEST_SECONDS,
+    MOST,
+    TARGET_SECONDS,
+    Admission,
+    Stay,
+)
 
 
 class Server:
@@ -19,7 +27,7 @@ class Server:
         self.refused = 0
         self.took: list[float] = []
         self._free_at = 0.0
-        self._ends: list[tuple[float, float]] = []
+        self._ends: list[tuple[float, int, Stay]] = []
 
     def offered(self, rate: float, seconds: float) -> None:
         """So many a second, at even distances."""
@@ -27,18 +35,18 @@ class Server:
         begun = self.now
         for at in range(int(rate * seconds)):
             self._until(begun + at / rate)
-            if self.admission.is_full:
+            if self.admission.is_full(self.now):
                 self.refused += 1
                 continue
-            self.admission.enter()
+            stay = self.admission.enter(self.now)
             self._free_at = max(self._free_at, self.now) + 1 / self.rate
-            heapq.heappush(self._ends, (self._free_at, self.now))
+            heapq.heappush(self._ends, (self._free_at, id(stay), stay))
 
     def _until(self, moment: float) -> None:
         while self._ends and self._ends[0][0] <= moment:
-            end, entered = heapq.heappop(self._ends)
-            self.took.append(end - entered)
-            self.admission.leave(entered, end, done=True)
+            end, _, stay = heapq.heappop(self._ends)
+            self.took.append(end - stay.entered)
+            self.admission.leave(stay, end, done=True)
         self.now = moment
 
 
@@ -96,11 +104,44 @@ def test_when_it_becomes_fast_again_more_is_let_in_within_seconds() -> None:
     assert server.refused == 0
 
 
+@pytest.mark.parametrize("rate", [50, 100, 200])
+def test_of_a_sudden_crowd_only_those_are_let_in_that_a_slow_server_answers_in_time(
+    rate: float,
+) -> None:
+    server = Server(rate)
+    server.offered(0.8 * rate, 10)  # so that its rate is known
+
+    server.offered(5 * rate, 10)
+
+    assert max(server.took) < 1.5 * LONGEST_SECONDS
+    assert len(server.took) >= 0.9 * rate * 10
+
+
+def test_a_burst_that_is_served_at_once_is_let_in_however_little_was_served_before() -> None:
+    server = Server(2_000)
+    server.offered(2, 60)
+
+    server.offered(5_000, 0.1)
+
+    assert server.refused == 0
+
+
+def test_a_few_are_let_in_however_long_the_others_wait() -> None:
+    admission = Admission()
+    left(admission, 100, took=1.0)
+    now = 1.0
+
+    for _ in range(LEAST):
+        assert not admission.is_full(now)
+        admission.enter(now)
+        now += 10
+
+    assert admission.is_full(now)
+
+
 def left(admission: Admission, count: int, took: float, *, done: bool = True) -> None:
-    for _ in range(count):
-        admission.enter()
-    for _ in range(count):
-        admission.leave(0.0, took, done=done)
+    for stay in [admission.enter(0.0) for _ in range(count)]:
+        admission.leave(stay, took, done=done)
 
 
 def test_a_few_that_take_long_are_no_sign_that_there_are_too_many() -> None:
@@ -134,11 +175,10 @@ def test_the_limit_stays_within_its_bounds_and_nothing_is_miscounted(
     admission, now = Admission(), 0.0
 
     for count, took, done in ends:
-        for _ in range(count):
-            admission.enter()
+        stays = [admission.enter(now) for _ in range(count)]
         now += took
-        for _ in range(count):
-            admission.leave(now - took, now, done=done)
+        for stay in stays:
+            admission.leave(stay, now, done=done)
 
     assert admission.under_way == 0
     assert LEAST <= admission.limit <= MOST

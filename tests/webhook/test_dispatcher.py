@@ -213,6 +213,27 @@ def rule_ids(lane: LaneDecisions) -> list[str]:
     return [event.evaluation.candidates[0].rule_id for event in lane.events]
 
 
+async def test_no_lane_is_claimed_before_the_clock_is_found_right(
+    store: FakeStore, rules: FakeRules
+) -> None:
+    right = asyncio.Event()
+    store.lanes.put_nowait([a_lane("person:7", "e1")])
+
+    async def ready() -> None:
+        await right.wait()
+
+    async with asyncio.timeout(30):
+        task = asyncio.create_task(Dispatcher(store, rules, "test", ready=ready).run())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        before = store.claims
+        right.set()
+        await store.commits.get()
+        await stopped(task)
+
+    assert before == 0
+
+
 async def test_the_events_of_a_lane_are_committed_in_their_order_and_the_lane_is_freed(
     store: FakeStore, rules: FakeRules
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from google.protobuf.message import Message
 
 from pagewire.rules.v1.rule_service_pb2 import EvaluateEventsRequest
+from pagewire.store.v1.clock_service_pb2 import GetTimeRequest
 from pagewire.store.v1.ingest_service_pb2 import (
     DeliveryResult,
     DeliveryState,
@@ -212,7 +213,7 @@ async def test_the_public_part_stands_alone_with_its_own_secrets_only(upstream: 
         code = await service.ended()
 
     assert handshake.text == "1158201444"
-    assert upstream.requests == []
+    assert {type(each) for each in upstream.requests} <= {GetTimeRequest}
     assert code == 0
 
 

@@ -83,7 +83,7 @@ async def test_a_service_that_is_away_or_mute_costs_a_second_at_the_most(
             channel(f"127.0.0.1:{mute.getsockname()[1]}", token=OPERATOR_TOKEN) as to_mute,
             channel(f"127.0.0.1:{away.getsockname()[1]}", token=OPERATOR_TOKEN) as to_away,
             running_api(Upstreams(behind[1].store, to_mute, to_away)) as api,
-            asyncio.timeout(10),
+            asyncio.timeout(30),
         ):
             response = await api.get("/readyz")
 

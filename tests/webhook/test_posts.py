@@ -38,7 +38,7 @@ class Hook:
         self.peers: list[str | None] = []
 
     def take(self, post: Post) -> None:
-        self.taken.append(post.body)
+        self.taken.append(post.take_body())
         self.peers.append(post.peer)
         if self.may_answer.is_set():
             post.answer(self.reply)

@@ -33,8 +33,11 @@ _skew_seconds = metrics.gauge(
 class Clocks:
     """The two clocks, compared whenever somebody asks."""
 
-    def __init__(self, database: Callable[[], Awaitable[datetime]], clock: Clock = WALL) -> None:
-        """`database` tells the database's time, or raises a Refusal."""
+    def __init__(
+        self, whose: str, database: Callable[[], Awaitable[datetime]], clock: Clock = WALL
+    ) -> None:
+        """`whose` clock is a service's name; `database` tells its time, or raises a Refusal."""
+        self._whose = whose
         self._database = database
         self._clock = clock
         self._skew = timedelta()
@@ -47,7 +50,7 @@ class Clocks:
         await ready(not self.too_far_apart())
 
     async def near(self) -> None:
-        """Returns once the clocks have been compared, and while they are near enough to be ready."""
+        """Returns once they have been compared, and while they are near enough to be ready."""
         await self._near.wait()
 
     def too_far_apart(self) -> str:
@@ -55,7 +58,8 @@ class Clocks:
         if abs(self._skew) <= READY_WITHIN:
             return ""
         where = "ahead of" if self._skew > timedelta() else "behind"
-        return f"the clock is {abs(self._skew).total_seconds():.0f} s {where} the database's"
+        seconds = abs(self._skew).total_seconds()
+        return f"{self._whose}'s clock is {seconds:.0f} s {where} the database's"
 
     async def run(self) -> None:
         """Compares again and again until cancelled."""
@@ -96,6 +100,10 @@ class Clocks:
         if database > after:
             return after - database
         return max(before - database, timedelta())
+
+
+async def at_once() -> None:
+    """`Clocks.near` of whoever compares none."""
 
 
 def _level(skew: timedelta) -> int:

@@ -207,6 +207,7 @@ def _collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+    gc.enable()  # `starting` has put it off
 
 
 def _give_back_large_blocks() -> None:

@@ -11,6 +11,7 @@ _OPERATOR = frozenset({"operator"})
 _READERS = frozenset({"reader", "operator"})
 
 _ROLES = {
+    "ClockService": {"GetTime": _WEBHOOK | _SYNC},
     "IngestService": {"Ingest": _WEBHOOK},
     "LaneService": {
         "ClaimLanes": _WEBHOOK,

@@ -341,7 +341,7 @@ class _Lane:
     """For new replies: enough for all that may be made."""
     ended: int = 0
     resting_until: datetime | None = None
-    """Of one that was given back with a failure, and is committed again: nobody heard the answer."""
+    """Of one that was given back with a failure, and is said again: nobody heard the answer."""
     blocked_until: datetime | None = None
     answers: dict[int, Decision] = field(default_factory=dict)
     fenced: bool = False

@@ -24,6 +24,9 @@ WITHOUT_WINDOW = timedelta(hours=24)
 
 MOST_FAILURES = 8
 LONGEST_FAILING = timedelta(minutes=2)
+RULES_DIED = "rules_died"
+"""The failure of an event that rules had alone when they died: perhaps by chance, so that only the
+number of such failures counts, and not the time since the first."""
 KILLS_RULES = "kills_rules"
 """The failure of an event of which rules died again and again, and of it alone: one is enough."""
 LONGEST_BLOCK = timedelta(seconds=30)
@@ -158,11 +161,9 @@ def window(event: Event) -> timedelta:
 
 def parks(failures: int, first_failed_at: datetime, now: datetime, failure: str = "") -> bool:
     """Whether an event that failed so often, first then and now so, is to wait for a person."""
-    return (
-        failure == KILLS_RULES
-        or failures >= MOST_FAILURES
-        or now - first_failed_at >= LONGEST_FAILING
-    )
+    if failure == KILLS_RULES or failures >= MOST_FAILURES:
+        return True
+    return failure != RULES_DIED and now - first_failed_at >= LONGEST_FAILING
 
 
 def block(failures: int, chance: float) -> timedelta:

@@ -13,6 +13,7 @@ from psycopg import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pagewire.store.v1 import (
+    clock_service_pb2_grpc,
     conversation_service_pb2_grpc,
     event_service_pb2_grpc,
     ingest_service_pb2_grpc,
@@ -25,6 +26,7 @@ from pagewire.store.v1 import (
 )
 from pagewire.store.v1.lane_service_pb2 import CommitDecisionsRequest, CommitDecisionsResponse
 from pagewire_runtime import logs, metrics
+from pagewire_runtime.clocks import COMPARED_EVERY, Clocks
 from pagewire_runtime.commandline import command_line
 from pagewire_runtime.errors import Unavailable
 from pagewire_runtime.serving import Server, run, serving, until_signalled
@@ -33,7 +35,8 @@ from pagewire_store import backlogs, committing, echoes, standing, sweeps
 from pagewire_store.access import METHOD_ROLES
 from pagewire_store.cache_probe import CacheProbe
 from pagewire_store.claiming import Claims
-from pagewire_store.clocks import Clocks
+from pagewire_store.clock_servicer import ClockServicer
+from pagewire_store.clocks import database_time
 from pagewire_store.conversation_servicer import ConversationServicer, EventServicer
 from pagewire_store.database import Pools, durability_gaps, in_transaction, is_superuser, open_pools
 from pagewire_store.ingest import Ingestor
@@ -67,9 +70,6 @@ what is another store's."""
 SHOWN_EVERY = timedelta(seconds=15)
 """What stands how is looked up so often: alarms wait for longer."""
 
-COMPARED_EVERY = timedelta(seconds=5)
-"""Our clock with the database's; one that jumps is known within that."""
-
 ROUND_SECONDS = 300.0
 """For one round of a job; the next one goes on where it was ended, for all are done in pieces."""
 
@@ -92,7 +92,7 @@ class Store:
         self._checks = Waking(url)
         self._replays = Waking(url)
         self._to_read_in = asyncio.Event()
-        self.clocks = Clocks(pools.upkeep)
+        self.clocks = Clocks("the store", partial(database_time, pools.live))
         self._cache = CacheProbe(cache_url.get_secret_value() if cache_url else None)
         bind_echoes = partial(echoes.bind, person_pause=settings.person_pause)
         bind_comments = partial(echoes.bind_comments, person_pause=settings.person_pause)
@@ -134,6 +134,7 @@ class Store:
             ),
             server,
         )
+        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockServicer(pools.live), server)
         page_service_pb2_grpc.add_PageServiceServicer_to_server(
             PageServicer(pools.general, keys, tokens, connected=self._connected, end=self._end),
             server,

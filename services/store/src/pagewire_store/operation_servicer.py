@@ -31,10 +31,10 @@ from pagewire.store.v1.operation_service_pb2 import (
 )
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceServicer
 from pagewire.type.v1.decision_pb2 import Decision
+from pagewire_runtime.clocks import Clocks
 from pagewire_runtime.interception import Context
 from pagewire_store import audit, operations, pages, polling
 from pagewire_store.cache_probe import CacheProbe
-from pagewire_store.clocks import Clocks
 from pagewire_store.database import in_transaction
 from pagewire_store.page_tokens import PageTokens, page_size
 from pagewire_store.status import status

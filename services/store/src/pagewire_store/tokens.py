@@ -154,8 +154,9 @@ _RESEALED = text("""
 async def reseal(engine: AsyncEngine, keys: TokenKeys, chunk: int = 100) -> int:
     """Seals with the first key what an older key had sealed, `chunk` rows a transaction.
 
-    Returns how many; the audit has a row of each transaction, with the number and the key's id. Tokens that no key opens stay as they are, and the log says so. The version
-    of a token counts its changes, not those of its seal.
+    Returns how many; the audit has a row of each transaction, with the number and the key's id.
+    Tokens that no key opens stay as they are, and the log says so. The version of a token counts
+    its changes, not those of its seal.
     """
     after, resealed = "", 0
     while True:

@@ -4,15 +4,19 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import grpc
 
+from pagewire.store.v1.clock_service_pb2 import GetTimeRequest
+from pagewire.store.v1.clock_service_pb2_grpc import ClockServiceStub
 from pagewire.store.v1.outbox_service_pb2_grpc import OutboxServiceStub
 from pagewire.store.v1.page_care_service_pb2_grpc import PageCareServiceStub
 from pagewire.sync.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
 from pagewire.sync.v1.history_service_pb2_grpc import add_HistoryServiceServicer_to_server
 from pagewire_runtime import logs, metrics
 from pagewire_runtime.calling import channel
+from pagewire_runtime.clocks import Clocks
 from pagewire_runtime.commandline import command_line
 from pagewire_runtime.serving import run, serving, until_signalled
 from pagewire_runtime.settings import load
@@ -42,6 +46,12 @@ async def serve(settings: Settings) -> None:
     )
     async with to_store, open_client() as client:
         outbox, page_care = OutboxServiceStub(to_store), PageCareServiceStub(to_store)
+        clock = ClockServiceStub(to_store)
+
+        async def database_time() -> datetime:
+            return (await clock.GetTime(GetTimeRequest())).time.ToDatetime(UTC)
+
+        clocks = Clocks("sync", database_time)
 
         def register(server: grpc.aio.Server) -> None:
             add_DeliveryServiceServicer_to_server(DeliveryServicer(outbox), server)
@@ -56,9 +66,10 @@ async def serve(settings: Settings) -> None:
             total_seconds=settings.graph_timeout_seconds,
         )
         workers = (
-            Sender(outbox, credentials, graph, budget, owner).run(),
+            Sender(outbox, credentials, graph, budget, owner, ready=clocks.near).run(),
             Reader(outbox, credentials, graph, budget, owner).run(),
             PageCare(page_care, credentials, graph, settings.app_id).run(),
+            clocks.run(),
         )
         async with (
             serving(
@@ -70,9 +81,10 @@ async def serve(settings: Settings) -> None:
                 reflection=REFLECTED if settings.grpc_reflection else None,
                 tls=settings.tls,
                 insecure=settings.grpc_insecure,
-            ),
+            ) as server,
             asyncio.TaskGroup() as tasks,
         ):
+            await clocks.tell(server.set_serving)
             working = [tasks.create_task(worker) for worker in workers]
             await until_signalled()
             for task in working:

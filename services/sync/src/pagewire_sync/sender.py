@@ -15,6 +15,7 @@ from pagewire.store.v1 import outbox_service_pb2 as pb
 from pagewire.store.v1.outbox_service_pb2 import AttemptOutcome, ClaimedReply, Verdict
 from pagewire_runtime import faults, metrics
 from pagewire_runtime.clock import WALL
+from pagewire_runtime.clocks import at_once
 from pagewire_runtime.coalescing import Coalescer
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger, ref
@@ -100,6 +101,8 @@ class Sender:
     budget: Budget
     owner: str
     now: Callable[[], datetime] = WALL.now
+    ready: Callable[[], Awaitable[None]] = at_once
+    """Returns when replies may be claimed: what `now` says decides which are too late."""
     _busy: Counter[str] = field(default_factory=Counter)
     _crew: Crew = field(default_factory=lambda: Crew(IN_FLIGHT))
     _unbegun: Anteroom = field(default_factory=lambda: Anteroom(UNBEGUN))
@@ -132,6 +135,7 @@ class Sender:
     async def _claim_on(self) -> None:
         while not self._stopping:
             room = min(await self._unbegun.room(), await self._crew.room())
+            await self.ready()
             claimed = await persistently(partial(self._claim, room))
             self._unbegun.enter(reply.tag for reply in claimed.replies)
             for reply in claimed.replies:

@@ -21,6 +21,7 @@ from pagewire.store.v1.lane_service_pb2 import (
 from pagewire.type.v1.decision_pb2 import Outcome
 from pagewire.type.v1.rule_pb2 import Evaluation
 from pagewire_runtime import faults, metrics
+from pagewire_runtime.clocks import at_once
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger
 from pagewire_webhook.evaluating import Evaluating, Rules, RulesDied
@@ -97,6 +98,8 @@ class Dispatcher:
     rules: Rules
     owner: str
     pace: Pace = Pace()
+    ready: Callable[[], Awaitable[None]] = at_once
+    """Returns when lanes may be claimed."""
     _leases: dict[tuple[str, str], LaneRef] = field(default_factory=dict)
     _evaluating: Evaluating = field(init=False)
 
@@ -123,6 +126,7 @@ class Dispatcher:
             owner=self.owner, max_lanes=self.pace.lanes, wait=CLAIM_WAIT
         )
         while True:
+            await self.ready()
             claiming = asyncio.ensure_future(
                 # Whatever is wrong, the process may have other parts that work.
                 _persistently(lambda: self.store.ClaimLanes(request), frozenset(Kind))

@@ -105,7 +105,10 @@ class Ingesting:
     @property
     def is_full(self) -> bool:
         """Whether one more would only make all wait; to be asked before a delivery is read."""
-        return self._admission.is_full or self._waiting_bytes >= self._waiting_max_bytes
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        return (
+            self._admission.is_full(loop.time()) or self._waiting_bytes >= self._waiting_max_bytes
+        )
 
     async def store(self, delivery: Delivery, *, deadline: float | None = None) -> DeliveryResult:
         """The result once the delivery is committed: its state is STORED.
@@ -141,14 +144,14 @@ class Ingesting:
 
     async def _first_try(self, waiting: _Waiting) -> DeliveryResult:
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        admission, entered, done = self._admission, loop.time(), False
-        admission.enter()
+        admission, done = self._admission, False
+        stay = admission.enter(loop.time())
         try:
             result = await self._first_line.submit(waiting)
             done = True
             return result
         finally:
-            admission.leave(entered, loop.time(), done=done)
+            admission.leave(stay, loop.time(), done=done)
 
     async def close(self) -> None:
         """Takes nothing more, and returns once everything under way has its answer."""

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from secrets import token_hex
 from typing import Any
@@ -18,10 +18,13 @@ import grpc
 from pydantic import SecretStr
 
 from pagewire.rules.v1.rule_service_pb2_grpc import RuleServiceStub
+from pagewire.store.v1.clock_service_pb2 import GetTimeRequest
+from pagewire.store.v1.clock_service_pb2_grpc import ClockServiceStub
 from pagewire.store.v1.lane_service_pb2_grpc import LaneServiceStub
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire_runtime import logs, metrics
 from pagewire_runtime.calling import channel
+from pagewire_runtime.clocks import Clocks
 from pagewire_runtime.commandline import command_line
 from pagewire_runtime.logs import get_logger
 from pagewire_runtime.serving import run, until_signalled
@@ -71,7 +74,11 @@ async def public_part(settings: Settings) -> AsyncIterator[int]:
         verify_token=_plain((settings.verify_token,))[0].encode(),
         strangers_max=room // 4,
     )
-    async with _channel(settings, settings.store_target, "webhook") as to_store:
+    async with AsyncExitStack() as stack:
+        to_store = _channel(settings, settings.store_target, "webhook")
+        await stack.enter_async_context(to_store)
+        if "dispatcher" not in settings.parts:  # which compares them itself
+            await stack.enter_async_context(working(clocks_of(to_store).run()))
         ingesting = Ingesting(ingest_over(to_store))
         app = public_app(config, ingesting)
         async with listening(
@@ -94,17 +101,29 @@ async def dispatcher_part(settings: Settings) -> AsyncIterator[None]:
         _channel(settings, settings.store_target, "webhook") as to_store,
         _channel(settings, settings.rules_target, "webhook") as to_rules,
     ):
+        clocks = clocks_of(to_store)
         dispatcher = Dispatcher(
             LaneServiceStub(to_store),
             RuleServiceStub(to_rules),
             new_owner(),
             Pace(heartbeat_seconds=settings.heartbeat_seconds),
+            ready=clocks.near,
         )
         ingesting = Ingesting(ingest_over(to_store))
         replaying = Replaying(OperationServiceStub(to_store), ingesting)
-        async with working(dispatcher.run()), working(replaying.run()):
+        async with working(clocks.run()), working(dispatcher.run()), working(replaying.run()):
             yield
         await ingesting.close()
+
+
+def clocks_of(to_store: grpc.aio.Channel) -> Clocks:
+    """This process's and the database's."""
+    clock = ClockServiceStub(to_store)
+
+    async def database_time() -> datetime:
+        return (await clock.GetTime(GetTimeRequest())).time.ToDatetime(UTC)
+
+    return Clocks("the webhook service", database_time)
 
 
 def new_owner() -> str:

@@ -73,10 +73,10 @@ class Post:
         """A part of the body has come."""
         self._parts.append(part)
 
-    @property
-    def body(self) -> bytes:
-        """All of it that has come."""
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+    def take_body(self) -> bytes:
+        """All of it that has come; kept here no longer, since an answer may be long in coming."""
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     @property
     def peer(self) -> str | None:

@@ -172,7 +172,7 @@ class Receiving:
         received = loop.time()
         claims = [value for name, value in post.headers if name == HEADER]
         try:
-            delivery = self._delivery(post.body, claims, int(self._now() * 1_000))
+            delivery = self._delivery(post.take_body(), claims, int(self._now() * 1_000))
         except _Full:
             post.answer(_counted("unavailable", _UNAVAILABLE).reply)
             return
