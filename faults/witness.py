@@ -19,9 +19,9 @@ PAGE_LANE = "page"
 
 async def history(meta: SimulatorClient) -> History:
     """All that the simulator has kept since it started. Raises what its client does."""
-    events, deliveries, calls, sends, summary = await asyncio.gather(
-        meta.events(), meta.deliveries(), meta.calls(), meta.sends(), meta.summary()
-    )
+    # First what names the others, so that all that is named is there while more happens.
+    deliveries, sends = await asyncio.gather(meta.deliveries(), meta.sends())
+    events, calls, summary = await asyncio.gather(meta.events(), meta.calls(), meta.summary())
     order = {call.serial: number for number, call in enumerate(sends, 1)}
     return History(
         seed=summary.seed,

@@ -155,7 +155,7 @@ async def _catchup(rig: Rig, arrivals_a_second: float) -> Catchup:
 
 @row("F75", weight="network")
 async def far_too_much_comes(rig: Rig, draw: random.Random) -> Struck:
-    """Two hundred events come at once, up to twenty times, on top of all others."""
+    """Two hundred events come at once, up to five times, on top of all others."""
     page = await lively(rig, draw)
     people = [(await rig.meta.create_person(page.id)).id for _ in range(FLOOD // 10)]
     await rig.meta.options(plan={"connections": FLOODING})
@@ -174,7 +174,7 @@ async def far_too_much_comes(rig: Rig, draw: random.Random) -> Struck:
 async def _flood(rig: Rig, page: str, people: list[str], draw: random.Random) -> int:
     """How much was said."""
     said = 0
-    for number in range(draw.randint(1, 20)):
+    for number in range(draw.randint(1, 5)):
         flood = [
             Say(account=page, person=person, text=f"hello in the flood {number}.{turn}")
             for turn in range(FLOOD // len(people))

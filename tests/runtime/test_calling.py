@@ -108,10 +108,13 @@ async def test_a_call_that_waits_for_a_connection_tells_a_lost_one_from_none(
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with serve(hang) as echo, Proxy(echo.target) as proxy:
-        async with channel(proxy.address, token=SYNC_TOKEN) as client:
-            with pytest.raises(Unreached):
-                await unary(client)(b"", wait_for_ready=True)
+    async with (
+        serve(hang) as echo,
+        Proxy(echo.target) as proxy,
+        channel(proxy.address, token=SYNC_TOKEN) as client,
+    ):
+        with pytest.raises(Unreached):
+            await unary(client)(b"", wait_for_ready=True)
     async with channel("127.0.0.1:1", token=SYNC_TOKEN) as client:
         with pytest.raises(Refusal) as away:
             await unary(client)(b"", wait_for_ready=True, timeout=0.3)

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,8 +18,9 @@ from pagewire.store.v1.operation_service_pb2_grpc import (
     OperationServiceStub,
     add_OperationServiceServicer_to_server,
 )
+from pagewire_runtime.clocks import Clocks
 from pagewire_store.cache_probe import CacheProbe
-from pagewire_store.clocks import Clocks
+from pagewire_store.clocks import database_time
 from pagewire_store.database import Pools, in_transaction, is_superuser, open_pools
 from pagewire_store.operation_servicer import OperationServicer
 from pagewire_store.purging import Retention, purge
@@ -59,7 +61,7 @@ async def service(pools: Pools) -> "AsyncIterator[OperationServiceAsyncStub]":
         TOKENS,
         CacheProbe(None),
         Waking(""),
-        Clocks(pools.upkeep),
+        Clocks("store", partial(database_time, pools.live)),
         replay_lease=timedelta(seconds=30),
         retried=lambda: None,
     )

@@ -2,6 +2,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,10 +41,11 @@ from pagewire.type.v1.reply_pb2 import (
 )
 from pagewire.type.v1.rule_pb2 import RuleVerdict
 from pagewire_runtime.auth import Caller, calling_as
+from pagewire_runtime.clocks import Clocks
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_store import operations
 from pagewire_store.cache_probe import CacheProbe
-from pagewire_store.clocks import Clocks
+from pagewire_store.clocks import database_time
 from pagewire_store.database import Pools, open_pools
 from pagewire_store.operation_servicer import OperationServicer
 from pagewire_store.waking import Waking
@@ -82,7 +84,7 @@ def servicer(pools: Pools, database_url: str, retried: Count) -> OperationServic
         TOKENS,
         CacheProbe(None),
         Waking(database_url),
-        Clocks(pools.upkeep),
+        Clocks("store", partial(database_time, pools.live)),
         replay_lease=timedelta(seconds=30),
         retried=retried,
     )
@@ -725,7 +727,7 @@ async def test_the_status_says_why_there_is_no_database(retried: Count) -> None:
         TOKENS,
         CacheProbe(None),
         Waking(""),
-        Clocks(pools.upkeep),
+        Clocks("store", partial(database_time, pools.live)),
         replay_lease=timedelta(seconds=1),
         retried=retried,
     )

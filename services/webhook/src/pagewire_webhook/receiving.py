@@ -172,7 +172,8 @@ class Receiving:
         received = loop.time()
         claims = [value for name, value in post.headers if name == HEADER]
         try:
-            delivery = self._delivery(post.take_body(), claims, int(self._now() * 1_000))
+            received_ms = int(self._now() * 1_000)
+            delivery = self._delivery(post.take_body(), claims, received_ms, self._ingest.is_full)
         except _Full:
             post.answer(_counted("unavailable", _UNAVAILABLE).reply)
             return
@@ -282,7 +283,7 @@ class Receiving:
             if len(raw) > _OFF_LOOP_BYTES:
                 delivery = await self._large_delivery(raw, claims, received_ms, deadline)
             else:
-                delivery = self._delivery(raw, claims, received_ms)
+                delivery = self._delivery(raw, claims, received_ms, self._ingest.is_full)
         except _Full:
             return _counted("unavailable", _UNAVAILABLE)
         if delivery is None:
@@ -313,18 +314,21 @@ class Receiving:
         self._unread_bytes += len(raw)
         try:
             async with asyncio.timeout_at(deadline), self._readers:
-                return await asyncio.to_thread(self._delivery, raw, claims, received_ms)
+                is_full = self._ingest.is_full  # for the loop's own thread to ask
+                return await asyncio.to_thread(self._delivery, raw, claims, received_ms, is_full)
         except TimeoutError:
             raise _Full from None
         finally:
             self._unread_bytes -= len(raw)
 
-    def _delivery(self, raw: bytes, claims: list[bytes], received_ms: int) -> Delivery | None:
+    def _delivery(
+        self, raw: bytes, claims: list[bytes], received_ms: int, is_full: bool
+    ) -> Delivery | None:
         """The delivery, None where nobody signed it. Raises _Full: it is not worth reading now."""
         signed_by = signer(raw, claims, self._config.secrets, received_ms / 1_000)
         if signed_by is None:
             return None
-        if self._ingest.is_full:
+        if is_full:
             raise _Full
         return delivery_of(
             raw,
