@@ -36,8 +36,9 @@ COURSES = {
 """What each system bears: families, in this order, so that pages that are throttled may rest."""
 WHO_REST = ("F56",)
 """Rows after which a page is left alone for a minute: the last of their family."""
-RATE = 20.0
-PEOPLE = 30
+RATE = 8.0
+"""Events a second: so few that a busy machine takes them sooner than they come."""
+PEOPLE = 15
 """So few that each of them soon writes again, as some rows wait for."""
 
 
