@@ -13,6 +13,8 @@ from faults.history import AttemptRow, End, GraphCall, OutboxRow
 
 IN_DOUBT = frozenset({"uncertain", "uncertain_harmless", "lease_lapsed", "lease_lapsed_harmless"})
 """Ends of an attempt after which nobody knew whether Graph had taken it."""
+GAVE_UP = "timeout"
+"""Why an attempt is in doubt whose sender waited no longer, while Graph still had it in hand."""
 UNSETTLED = frozenset({"ready", "sending", "uncertain"})
 READ_OFF = 0.01
 """Seconds by which two clocks of one machine are read differently."""
@@ -195,17 +197,26 @@ def _overlaps(evidence: Evidence) -> Iterator[Violation]:
     }
     for key, calls in evidence.acceptances.items():
         by_tag |= {f"#{call.serial}": key for call in calls}
-    latest: dict[Lane, GraphCall] = {}
+    latest: dict[Lane, tuple[GraphCall, AttemptRow | None]] = {}
     for call in evidence.history.calls:
         of = by_tag.get(call.tag or f"#{call.serial}")
         if call.endpoint not in CALLS_THAT_SEND or of is None or of not in lane_of:
             continue
         lane = lane_of[of]
-        before = latest.get(lane)
-        if before and before.answer in TOLD and (before.ended_at or 0.0) > call.started_at:
+        if lane in latest and _is_listened_to(*latest[lane], call.started_at):
+            before, _ = latest[lane]
             why = f"two calls of it were under way at once, {before.serial} and {call.serial}"
             yield Violation("I6", f"lane {'/'.join(lane)}", why)
-        latest[lane] = call
+        latest[lane] = call, _attempt_of(evidence.attempts.get(of, []), call)
+
+
+def _is_listened_to(call: GraphCall, attempt: AttemptRow | None, at: float) -> bool:
+    """Whether somebody still waited then for the answer, and it had not been told otherwise."""
+    if call.answer not in TOLD or (call.ended_at or 0.0) <= at:
+        return False
+    if attempt is None or (attempt.ended_at or at) > at:
+        return True
+    return attempt.reason != GAVE_UP and attempt.settled_by in (None, "response")
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,12 @@ async def poisoned(rig: Rig, service: str, point: str, within: float) -> Struck:
     lane = await next_lane(rig)
     deaths = rig.process(service).exit_codes
     before = len(deaths)
-    rig.fault(service, f"{point}=kill if:{lane[1]}")
     try:
-        key = await _first_after_a_death(rig, service, lane, before)
-        rig.fault(service, f"{point}=kill if:{key}")
+        key = await _armed(rig, service, point, lane)
         async with asyncio.timeout(within):
-            while await _state(rig, lane, key) != "parked":
+            while (state := await _state(rig, lane, key)) != "parked":
+                if state == "done":  # it was evaluated before the fault was armed
+                    key = await _armed(rig, service, point, lane)
                 await asyncio.sleep(0.1)
     finally:
         rig.fault(service)
@@ -70,6 +70,15 @@ async def rules_die_of_no_event(rig: Rig, draw: random.Random) -> Struck:
     finally:
         await to_rules.accept()
     return Struck(kills, {"rules": tuple(recoveries)})
+
+
+async def _armed(rig: Rig, service: str, point: str, lane: Lane) -> str:
+    """The key of an event of the lane that kills the service from now on."""
+    before = len(rig.process(service).exit_codes)
+    rig.fault(service, f"{point}=kill if:{lane[1]}")
+    key = await _first_after_a_death(rig, service, lane, before)
+    rig.fault(service, f"{point}=kill if:{key}")
+    return key
 
 
 async def _first_after_a_death(rig: Rig, service: str, lane: Lane, before: int) -> str:

@@ -562,6 +562,18 @@ def test_a_call_that_nobody_listened_to_any_more_is_no_overlap() -> None:
     assert check(run.evidence()) == []
 
 
+@pytest.mark.parametrize("why", [{"reason": "timeout"}, {"settled_by": "echo"}], ids=str)
+def test_a_call_that_was_given_up_or_told_back_before_it_was_answered_is_no_overlap(
+    why: dict[str, str],
+) -> None:
+    run = good_run()
+    attempt = next(each for each in run.attempts if each.tag == run.calls[0].tag)
+    run.change(run.attempts, attempt, ended_at=run.calls[2].started_at, **why)
+    run.change(run.calls, run.calls[0], ended_at=run.calls[2].started_at + 30)
+
+    assert check(run.evidence()) == []
+
+
 # I7 and I9: nothing is left.
 
 
