@@ -599,6 +599,50 @@ async def test_a_look_knows_the_ids_of_other_replies_to_the_same_person(outbox: 
     assert sorted(due.bound_mids) == ["m_1", "m_2"]
 
 
+async def test_a_look_knows_the_newest_id_of_its_lane_from_before_the_attempt(
+    outbox: Outbox,
+) -> None:
+    await outbox.put(1, 2, 3, 4, lane="a")
+    await outbox.put(5, lane="b")
+    for _ in range(2):
+        for claimed in await claim(outbox):
+            await record(outbox, claimed.tag, VERDICT_ACCEPTED, mid=f"m_{number_of(claimed)}")
+    await uncertain(outbox)
+    await outbox.pass_time(21)
+
+    (due,) = await look(outbox)
+
+    assert (number_of(due.reply), due.known_mid) == (3, "m_2")
+
+
+async def test_an_id_that_was_known_long_before_the_attempt_is_not_told(outbox: Outbox) -> None:
+    await outbox.put(1, 2, lane="a")
+    (first,) = await claim(outbox)
+    await record(outbox, first.tag, VERDICT_ACCEPTED, mid="m_1")
+    await outbox.pass_time(200)
+    await uncertain(outbox)
+    await outbox.pass_time(21)
+
+    (due,) = await look(outbox)
+
+    assert (number_of(due.reply), due.known_mid) == (2, "")
+
+
+async def test_what_was_accepted_late_says_nothing_of_an_attempt_that_began_before(
+    outbox: Outbox,
+) -> None:
+    await outbox.put(1, 2, lane="a")
+    (first,) = await claim(outbox)
+    await record(outbox, first.tag, VERDICT_REFUSED)
+    await uncertain(outbox)
+    await record(outbox, first.tag, VERDICT_ACCEPTED, mid="m_late")
+    await outbox.pass_time(21)
+
+    (due,) = await look(outbox)
+
+    assert (number_of(due.reply), due.known_mid) == (2, "")
+
+
 async def test_two_clean_looks_put_a_reply_back_and_it_is_known_to_have_been_uncertain(
     outbox: Outbox,
 ) -> None:
@@ -850,7 +894,7 @@ def _told(claimed: ClaimedReply) -> tuple[Any, ...]:
 
 
 def _sought(due: ReadBack) -> tuple[Any, ...]:
-    return _told(due.reply), due.clean_looks, sorted(due.bound_mids)
+    return _told(due.reply), due.clean_looks, sorted(due.bound_mids), due.known_mid
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -501,6 +501,7 @@ async def test_a_look_knows_the_ids_that_other_replies_have(desk: Desk) -> None:
     (look,) = await desk.look()
 
     assert look.bound_mids == ["m_ours"]
+    assert look.known_mid == "m_ours"
 
 
 async def test_two_clean_looks_make_it_ready_and_it_is_known_to_have_been_uncertain(

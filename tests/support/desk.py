@@ -262,7 +262,7 @@ class Desk:
             update outbox set not_before = not_before - :by, lease_until = lease_until - :by,
                 expires_at = expires_at - :by, uncertain_at = uncertain_at - :by,
                 look_due_at = look_due_at - :by, look_lease_until = look_lease_until - :by,
-                created_at = created_at - :by
+                created_at = created_at - :by, sent_at = sent_at - :by
             """,
             by=timedelta(seconds=seconds),
         )

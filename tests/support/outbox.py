@@ -71,6 +71,7 @@ ASKED_TWICE = frozenset(
 IN_FLIGHT = ("sending", "uncertain")
 FIRST_LOOK, SECOND_LOOK, BETWEEN_LOOKS, AFTER_FAILED_LOOK = 20.0, 60.0, 30.0, 10.0
 LOOK_LEASE = 30.0
+KNOWN_FOR = 180.0
 PATIENCE = 600.0
 LONGEST_PAUSE = 300.0
 """Of a retry without a word from Graph: no test shall meet the next attempt by chance."""
@@ -95,6 +96,7 @@ class Row:
     """None where nobody looks."""
     clean_looks: int = 0
     mid: str = ""
+    sent_at: float = 0.0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -106,7 +108,8 @@ class Row:
         self.attempts += 1
         self.reply.tag, self.reply.attempt = tag, self.attempts
 
-    def accept(self, mid: str) -> None:
+    def accept(self, mid: str, now: float) -> None:
+        self.sent_at = self.sent_at if self.state == "sent" else now
         self.state, self.mid = "sent", self.mid or mid
 
     def put_back(self, not_before: float = 0.0) -> None:
@@ -262,7 +265,7 @@ class FakeOutbox:
     def _record(self, row: Row, outcome: AttemptOutcome) -> None:
         verdict, now = outcome.verdict, self._now()
         if verdict == Verdict.VERDICT_ACCEPTED:
-            row.accept(outcome.mid)
+            row.accept(outcome.mid, now)
         elif outcome.tag != row.reply.tag or row.state not in IN_FLIGHT:
             return
         elif verdict == Verdict.VERDICT_REFUSED:
@@ -303,12 +306,23 @@ class FakeOutbox:
             attempt_time=began,
             clean_looks=row.clean_looks,
             bound_mids=reversed(bound),
+            known_mid=self._known_mid(row),
         )
+
+    def _known_mid(self, row: Row) -> str:
+        known = [
+            each.mid
+            for each in self.rows[: self.rows.index(row)]
+            if (each.key, each.reply.kind) == (row.key, row.reply.kind)
+            and each.mid
+            and row.started_at - KNOWN_FOR <= each.sent_at <= row.started_at
+        ]
+        return known[-1] if known else ""
 
     def _found(self, row: Row, result: ReadBackResult) -> None:
         found = result.WhichOneof("result")
         if found in ("found_mid", "ambiguous_mid"):
-            row.accept(result.found_mid or result.ambiguous_mid)
+            row.accept(result.found_mid or result.ambiguous_mid, self._now())
         elif (
             result.tag != row.reply.tag or row.state != "uncertain" or row.look_lease_until is None
         ) or (result.HasField("clean_looks") and result.clean_looks != row.clean_looks):

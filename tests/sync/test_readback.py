@@ -67,11 +67,15 @@ def reader(meta: Meta, looks: FakeLooks | None = None) -> Reader:
 
 
 def uncertain(
-    claimed: ClaimedReply, *, at: datetime | None = None, bound: tuple[str, ...] = ()
+    claimed: ClaimedReply,
+    *,
+    at: datetime | None = None,
+    bound: tuple[str, ...] = (),
+    known: str = "",
 ) -> ReadBack:
     attempt_time = Timestamp()
     attempt_time.FromDatetime(at or datetime.now(UTC))
-    return ReadBack(reply=claimed, attempt_time=attempt_time, bound_mids=bound)
+    return ReadBack(reply=claimed, attempt_time=attempt_time, bound_mids=bound, known_mid=known)
 
 
 async def sent(meta: Meta, claimed: ClaimedReply) -> str:
@@ -128,6 +132,64 @@ async def test_in_a_dense_conversation_a_look_reads_back_to_the_attempt(
     result = await reader(meta).look(uncertain(claimed))
 
     assert (result.found_mid, result.clean) == (mid, not accepted)
+
+
+@pytest.mark.parametrize("kind", ["page", "instagram_account"])
+async def test_a_copy_from_before_the_newest_id_that_was_known_is_another_reply(
+    meta: Meta, kind: str
+) -> None:
+    account = await getattr(meta, kind)()
+    claimed = await meta.message(account)
+    orphan = await sent(meta, claimed)  # taken twice, and only the second answer came
+    known = await sent(meta, claimed)
+
+    behind_it = await reader(meta).look(uncertain(claimed, bound=(known,), known=known))
+    mid = await sent(meta, claimed)
+    taken = await reader(meta).look(uncertain(claimed, bound=(known,), known=known))
+    unbounded = await reader(meta).look(uncertain(claimed, bound=(known, mid)))
+
+    assert behind_it.clean
+    assert taken.found_mid == mid
+    assert unbounded.found_mid == orphan
+
+
+async def test_the_replies_of_a_comment_are_read_from_the_newest_id_that_was_known(
+    meta: Meta,
+) -> None:
+    for account in (await meta.page(), await meta.instagram_account()):
+        claimed = await comment_reply(meta, account)
+        await sent(meta, claimed)
+        known = await sent(meta, claimed)
+
+        behind_it = await reader(meta).look(uncertain(claimed, bound=(known,), known=known))
+        mid = await sent(meta, claimed)
+        taken = await reader(meta).look(uncertain(claimed, bound=(known,), known=known))
+
+        assert behind_it.clean
+        assert taken.found_mid == mid
+
+
+async def test_where_what_was_known_does_not_show_yet_nothing_is_proved(meta: Meta) -> None:
+    account = await meta.page()
+    claimed = await meta.message(account)
+    await sent(meta, claimed)  # a forgotten copy
+
+    result = await reader(meta).look(uncertain(claimed, known="m_known"))
+
+    assert result.error == "known_missing"
+
+
+async def test_a_conversation_is_read_no_further_back_than_to_an_id_that_was_known(
+    meta: Meta,
+) -> None:
+    account = await meta.page()
+    claimed = await meta.message(account)
+    await written(meta, account, claimed, PAGES * PAGE_SIZE)
+    known = await sent(meta, claimed)
+
+    result = await reader(meta).look(uncertain(claimed, bound=(known,), known=known))
+
+    assert result.clean
 
 
 async def test_a_conversation_too_dense_to_be_read_back_proves_nothing(meta: Meta) -> None:

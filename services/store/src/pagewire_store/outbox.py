@@ -191,7 +191,14 @@ select {_HANDED}, o.clean_looks, a.started_at,
         where b.page_id = o.page_id and b.reply_id <> o.reply_id and b.mid is not null
             and (b.person_id = o.person_id or b.comment_id = o.comment_id)
         order by b.created_at desc limit 100
-    ) as bound_mids
+    ) as bound_mids,
+    (
+        select b.mid from outbox b
+        where b.page_id = o.page_id and b.lane = o.lane and b.ordinal < o.ordinal
+            and b.kind = o.kind and b.mid is not null
+            and b.sent_at between a.started_at - interval '3 minutes' and a.started_at
+        order by b.ordinal desc limit 1
+    ) as known_mid
 from claimed o {_BESIDE}
 join attempt a on a.page_id = o.page_id and a.reply_id = o.reply_id and a.tag = o.tag
 order by o.look_due_at
@@ -260,6 +267,7 @@ async def claim_read_backs(
             attempt_time=row.started_at,
             clean_looks=row.clean_looks,
             bound_mids=row.bound_mids,
+            known_mid=row.known_mid or "",
         )
         for row in found
     ]

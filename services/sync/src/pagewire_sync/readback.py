@@ -2,11 +2,13 @@
 
 A message is sought among the conversation's messages, a comment reply among the replies of its
 comment, and of the one above that, where Instagram puts a reply to a reply: written by the page,
-with the same text, not before the attempt, and bound to no other reply. Pages are read as far back
-as the attempt, up to a bound; what was not read so far proves nothing. A private reply cannot be
-found that way (the person's id is not known before Graph names it): it counts as looked for, is
-tried again, and Graph's "already replied" then tells. Fields: Meta's pages on conversations and
-comments.
+with the same text, not before the attempt, and bound to no other reply. What was known last before
+the attempt is a sharper bound, as no clocks are compared: a match before that is a forgotten copy
+of another reply, and where it does not stand among the messages, Graph shows what was some time
+ago. Pages are read as far back, up to a limit; what was not read proves nothing. A private reply
+cannot be found that way (the person's id is not known before Graph names it): it counts as looked
+for, is tried again, and Graph's "already replied" then tells. Fields: Meta's pages on conversations
+and comments.
 """
 
 import asyncio
@@ -105,6 +107,16 @@ class View:
             return True
         oldest = self.seen[-1].created if self.seen else None
         return self.newest_first and oldest is not None and oldest < earliest
+
+    def shows(self, mid: str) -> bool:
+        return any(each.mid == mid for each in self.seen)
+
+    def behind(self, mid: str) -> Sequence[Seen]:
+        """What was made after that; all, where it does not stand here."""
+        if not mid or not self.shows(mid):
+            return self.seen
+        place = [each.mid for each in self.seen].index(mid)
+        return self.seen[:place] if self.newest_first else self.seen[place + 1 :]
 
 
 @dataclass(frozen=True)
@@ -214,11 +226,23 @@ async def _read(page_after: Callable[[str], Awaitable[View]], read_back: ReadBac
     """The first page, and as many more as it takes to tell."""
     view = await page_after("")
     for _ in range(PAGES - 1):
-        done = view.reaches(_earliest(read_back)) or matches(read_back, view.seen)
-        if done or not view.cursor:
+        if not view.cursor or _is_enough(read_back, view):
             break
         view = view.followed_by(await page_after(view.cursor))
     return view
+
+
+def _is_enough(read_back: ReadBack, view: View) -> bool:
+    if _has_mark(read_back):
+        return not view.more or view.shows(read_back.known_mid)
+    return view.reaches(_earliest(read_back)) or bool(matches(read_back, view.seen))
+
+
+def _has_mark(read_back: ReadBack) -> bool:
+    """Whether something is known that must stand before the reply. A comment's replies stand in
+    several places.
+    """
+    return bool(read_back.known_mid) and read_back.reply.kind == ReplyKind.REPLY_KIND_MESSAGE
 
 
 def conversation_params(reply: ClaimedReply, after: str = "") -> Mapping[str, str]:
@@ -268,14 +292,17 @@ def parent_of(comment: Mapping[str, Any]) -> str:
 
 def judge(read_back: ReadBack, *views: View) -> ReadBackResult:
     """What the views together say of the reply."""
-    tag, earliest = read_back.reply.tag, _earliest(read_back)
-    seen = [each for view in views for each in view.seen]
+    tag, earliest, known = read_back.reply.tag, _earliest(read_back), read_back.known_mid
+    if _has_mark(read_back) and not any(view.shows(known) for view in views):
+        is_all = not any(view.more for view in views)
+        return ReadBackResult(tag=tag, error="known_missing" if is_all else "too_much_to_read")
+    seen = [each for view in views for each in view.behind(known)]
     found = matches(read_back, seen)
     if len(found) == 1:
         return ReadBackResult(tag=tag, found_mid=found[0].mid)
     if found:
         return ReadBackResult(tag=tag, ambiguous_mid=found[0].mid)
-    if not all(view.reaches(earliest) for view in views):
+    if not _has_mark(read_back) and not all(view.reaches(earliest) for view in views):
         return ReadBackResult(tag=tag, error="too_much_to_read")
     is_message = read_back.reply.kind == ReplyKind.REPLY_KIND_MESSAGE
     if is_message and any(not each.from_id and _since(each, earliest) for each in seen):

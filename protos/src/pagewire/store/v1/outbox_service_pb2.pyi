@@ -555,8 +555,11 @@ class ReadBack(_message.Message):
     ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
     CLEAN_LOOKS_FIELD_NUMBER: _builtins.int
     BOUND_MIDS_FIELD_NUMBER: _builtins.int
+    KNOWN_MID_FIELD_NUMBER: _builtins.int
     clean_looks: _builtins.int
     """How many looks ended clean so far."""
+    known_mid: _builtins.str
+    """The newest id in its lane that was known before the attempt, and became so less than three minutes before: what stands before that is not this one. Empty where there is none."""
     @_builtins.property
     def reply(self) -> Global___ClaimedReply:
         """The reply as it was claimed; tag names the last attempt."""
@@ -576,10 +579,11 @@ class ReadBack(_message.Message):
         attempt_time: _timestamp_pb2.Timestamp | None = ...,
         clean_looks: _builtins.int = ...,
         bound_mids: _abc.Iterable[_builtins.str] | None = ...,
+        known_mid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "bound_mids", b"bound_mids", "clean_looks", b"clean_looks", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "bound_mids", b"bound_mids", "clean_looks", b"clean_looks", "known_mid", b"known_mid", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
