@@ -99,9 +99,6 @@ class Coalescer(Generic[T, R]):
         try:
             while batch := self._take():
                 await self._settle(batch)
-                # Whoever has an answer now goes on before the next flush, and who has come
-                # meanwhile is in it.
-                await asyncio.sleep(0)
         finally:
             for _, _, answer in batch:  # of a flusher that is cancelled; else it is empty
                 answer.cancel()
