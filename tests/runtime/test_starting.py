@@ -5,12 +5,13 @@ import pytest
 
 GOES_ON = """
 import gc
-import pagewire_runtime.starting
 from pagewire_runtime.serving import run
+from pagewire_runtime.starting import load_quickly
 
 async def main() -> None:
     print(before, gc.isenabled())
 
+load_quickly()
 before = gc.isenabled()
 run(main)
 """

@@ -1,6 +1,8 @@
 """`python -m pagewire_webhook`."""
 
-import pagewire_runtime.starting  # noqa: F401  # first: what comes next loads sooner
-from pagewire_webhook.main import main
+from pagewire_runtime.starting import load_quickly
+
+load_quickly()
+from pagewire_webhook.main import main  # noqa: E402  # sooner behind that
 
 main()
