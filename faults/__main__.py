@@ -217,7 +217,7 @@ def rendered(found: Mapping[str, Any]) -> str:
         **{f"  {name}": _spread(each) for name, each in found["recovery"].items()},
         "first 200": f"{_spread(found['first_200_after_an_outage'])}, after an outage",
         "in doubt": f"{doubts['count']}, {doubts['share_within_90_s']:.2%} settled within 90 s",
-        **{f"  {end}": _spread(each) for end, each in doubts["ends"].items()},
+        **{f"  by {end}": _spread(each) for end, each in doubts["ends"].items()},
         **{
             f"answered {status}": f"{each['count']}, slowest {each['slowest']} s"
             for status, each in found["answers"].items()
