@@ -233,12 +233,12 @@ async def _read(page_after: Callable[[str], Awaitable[View]], read_back: ReadBac
 
 
 def _is_enough(read_back: ReadBack, view: View) -> bool:
-    if _has_mark(read_back):
+    if _has_known(read_back):
         return not view.more or view.shows(read_back.known_mid)
     return view.reaches(_earliest(read_back)) or bool(matches(read_back, view.seen))
 
 
-def _has_mark(read_back: ReadBack) -> bool:
+def _has_known(read_back: ReadBack) -> bool:
     """Whether something is known that must stand before the reply. A comment's replies stand in
     several places.
     """
@@ -293,7 +293,7 @@ def parent_of(comment: Mapping[str, Any]) -> str:
 def judge(read_back: ReadBack, *views: View) -> ReadBackResult:
     """What the views together say of the reply."""
     tag, earliest, known = read_back.reply.tag, _earliest(read_back), read_back.known_mid
-    if _has_mark(read_back) and not any(view.shows(known) for view in views):
+    if _has_known(read_back) and not any(view.shows(known) for view in views):
         is_all = not any(view.more for view in views)
         return ReadBackResult(tag=tag, error="known_missing" if is_all else "too_much_to_read")
     seen = [each for view in views for each in view.behind(known)]
@@ -302,7 +302,7 @@ def judge(read_back: ReadBack, *views: View) -> ReadBackResult:
         return ReadBackResult(tag=tag, found_mid=found[0].mid)
     if found:
         return ReadBackResult(tag=tag, ambiguous_mid=found[0].mid)
-    if not _has_mark(read_back) and not all(view.reaches(earliest) for view in views):
+    if not _has_known(read_back) and not all(view.reaches(earliest) for view in views):
         return ReadBackResult(tag=tag, error="too_much_to_read")
     is_message = read_back.reply.kind == ReplyKind.REPLY_KIND_MESSAGE
     if is_message and any(not each.from_id and _since(each, earliest) for each in seen):
