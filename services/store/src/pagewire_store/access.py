@@ -12,7 +12,7 @@ _READERS = frozenset({"reader", "operator"})
 
 _ROLES = {
     "ClockService": {"GetTime": _WEBHOOK | _SYNC},
-    "IngestService": {"Ingest": _WEBHOOK},
+    "IngestService": {"Ingest": _WEBHOOK | _SYNC, "ReportReception": _WEBHOOK},
     "LaneService": {
         "ClaimLanes": _WEBHOOK,
         "ExtendLeases": _WEBHOOK,
@@ -38,7 +38,22 @@ _ROLES = {
     "PageCareService": {
         "ClaimPageChecks": _SYNC,
         "RecordPageCheck": _SYNC,
+        "ReplaceToken": _SYNC,
         "GetPageCredentials": _SYNC,
+    },
+    "MirrorService": {
+        "UpsertHistory": _SYNC,
+        "StreamHistory": _SYNC,
+        "ListNameless": _SYNC,
+        "RecordNames": _SYNC,
+    },
+    "RunService": {
+        "StartRun": _SYNC,
+        "GetRun": _SYNC,
+        "ListRuns": _SYNC,
+        "CancelRun": _SYNC,
+        "ClaimRuns": _SYNC,
+        "RecordRuns": _SYNC,
     },
     "PageService": {
         "ConnectPage": _OPERATOR,

@@ -18,7 +18,7 @@ from pagewire_runtime.errors import SettingsError
 from pagewire_store.connections import LINK
 from pagewire_store.grants import granting
 
-NEWEST = "0001"
+NEWEST = "0002"
 """The revision that this release needs, the last of `migrations`."""
 
 # Whoever else starts meanwhile waits for this lock, then finds nothing left to do.

@@ -69,7 +69,10 @@ class Connected(NamedTuple):
 
 COLUMNS = """
     page_id, platform, login, facebook_page_id, name, state, state_reason, connected_at,
-    last_synced_at
+    (
+        select synced_at from mirror
+        where mirror.page_id = page.page_id and mirror.kind = 'conversations'
+    ) as last_synced_at
 """
 """What `page_from` reads of a row of table page."""
 

@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pagewire.type.v1 import event_pb2 as pagewire_dot_type_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/store/v1/ingest_service.proto\x12\x11pagewire.store.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cpagewire/type/v1/event.proto\"\xe1\x01\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x30\n\x0creceive_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x11\n\tsigned_by\x18\x04 \x01(\t\x12\'\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x17.pagewire.type.v1.Event\x12\x31\n\nunreadable\x18\x06 \x03(\x0b\x32\x1d.pagewire.store.v1.Unreadable\x12\x11\n\treplay_of\x18\x07 \x01(\t\";\n\nUnreadable\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07page_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"@\n\rIngestRequest\x12/\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1b.pagewire.store.v1.Delivery\"\x8f\x01\n\x0e\x44\x65liveryResult\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .pagewire.store.v1.DeliveryState\x12\x12\n\nnew_events\x18\x02 \x01(\x05\x12\x14\n\x0cknown_events\x18\x03 \x01(\x05\x12\x12\n\nbusy_lanes\x18\x04 \x03(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"D\n\x0eIngestResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.pagewire.store.v1.DeliveryResult*\x7f\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45LIVERY_STATE_STORED\x10\x01\x12\x17\n\x13\x44\x45LIVERY_STATE_BUSY\x10\x02\x12\x1a\n\x16\x44\x45LIVERY_STATE_REFUSED\x10\x03\x32`\n\rIngestService\x12O\n\x06Ingest\x12 .pagewire.store.v1.IngestRequest\x1a!.pagewire.store.v1.IngestResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/store/v1/ingest_service.proto\x12\x11pagewire.store.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cpagewire/type/v1/event.proto\"\xe1\x01\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x30\n\x0creceive_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x11\n\tsigned_by\x18\x04 \x01(\t\x12\'\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x17.pagewire.type.v1.Event\x12\x31\n\nunreadable\x18\x06 \x03(\x0b\x32\x1d.pagewire.store.v1.Unreadable\x12\x11\n\treplay_of\x18\x07 \x01(\t\";\n\nUnreadable\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07page_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"@\n\rIngestRequest\x12/\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1b.pagewire.store.v1.Delivery\"\x8f\x01\n\x0e\x44\x65liveryResult\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .pagewire.store.v1.DeliveryState\x12\x12\n\nnew_events\x18\x02 \x01(\x05\x12\x14\n\x0cknown_events\x18\x03 \x01(\x05\x12\x12\n\nbusy_lanes\x18\x04 \x03(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"D\n\x0eIngestResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.pagewire.store.v1.DeliveryResult\"\xa7\x01\n\x16ReportReceptionRequest\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x03\x12\x0f\n\x07refused\x18\x03 \x01(\x03\x12\x16\n\x0e\x62\x61\x64_signatures\x18\x04 \x01(\x03\x12\x33\n\x0f\x66irst_lost_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07is_last\x18\x06 \x01(\x08\"\x19\n\x17ReportReceptionResponse*\x7f\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45LIVERY_STATE_STORED\x10\x01\x12\x17\n\x13\x44\x45LIVERY_STATE_BUSY\x10\x02\x12\x1a\n\x16\x44\x45LIVERY_STATE_REFUSED\x10\x03\x32\xcc\x01\n\rIngestService\x12O\n\x06Ingest\x12 .pagewire.store.v1.IngestRequest\x1a!.pagewire.store.v1.IngestResponse\"\x00\x12j\n\x0fReportReception\x12).pagewire.store.v1.ReportReceptionRequest\x1a*.pagewire.store.v1.ReportReceptionResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.store.v1.ingest_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DELIVERYSTATE']._serialized_start=695
-  _globals['_DELIVERYSTATE']._serialized_end=822
+  _globals['_DELIVERYSTATE']._serialized_start=892
+  _globals['_DELIVERYSTATE']._serialized_end=1019
   _globals['_DELIVERY']._serialized_start=125
   _globals['_DELIVERY']._serialized_end=350
   _globals['_UNREADABLE']._serialized_start=352
@@ -45,6 +45,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELIVERYRESULT']._serialized_end=623
   _globals['_INGESTRESPONSE']._serialized_start=625
   _globals['_INGESTRESPONSE']._serialized_end=693
-  _globals['_INGESTSERVICE']._serialized_start=824
-  _globals['_INGESTSERVICE']._serialized_end=920
+  _globals['_REPORTRECEPTIONREQUEST']._serialized_start=696
+  _globals['_REPORTRECEPTIONREQUEST']._serialized_end=863
+  _globals['_REPORTRECEPTIONRESPONSE']._serialized_start=865
+  _globals['_REPORTRECEPTIONRESPONSE']._serialized_end=890
+  _globals['_INGESTSERVICE']._serialized_start=1022
+  _globals['_INGESTSERVICE']._serialized_end=1226
 # @@protoc_insertion_point(module_scope)

@@ -67,7 +67,7 @@ class Delivery(_message.Message):
     body: _builtins.bytes
     """The body as it came."""
     signed_by: _builtins.str
-    """Which secret it was signed with: "app", "app-previous", "instagram"."""
+    """Which secret it was signed with: "app", "app-previous", "instagram"; "graph" of what a repair read, whose events have the source recovered."""
     replay_of: _builtins.str
     """Set where the body came out of quarantine again: the quarantine row. The delivery_id is then the one that it came with first."""
     @_builtins.property
@@ -218,3 +218,64 @@ class IngestResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IngestResponse: _TypeAlias = IngestResponse  # noqa: Y015
+
+@_typing.final
+class ReportReceptionRequest(_message.Message):
+    """ReportReceptionRequest is what an edge saw since its last report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EDGE_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    BAD_SIGNATURES_FIELD_NUMBER: _builtins.int
+    FIRST_LOST_TIME_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    edge: _builtins.str
+    """A name of this process, unique to each start."""
+    accepted: _builtins.int
+    """Deliveries with a good signature that were answered 200."""
+    refused: _builtins.int
+    """Deliveries answered 503."""
+    bad_signatures: _builtins.int
+    """Posts whose signature no secret explained."""
+    is_last: _builtins.bool
+    """The edge is told to stop and takes nothing more."""
+    @_builtins.property
+    def first_lost_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of those refused, or of bad signatures without a good one between, came in; absent where there was none."""
+
+    def __init__(
+        self,
+        *,
+        edge: _builtins.str = ...,
+        accepted: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        bad_signatures: _builtins.int = ...,
+        first_lost_time: _timestamp_pb2.Timestamp | None = ...,
+        is_last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_lost_time", b"first_lost_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "bad_signatures", b"bad_signatures", "edge", b"edge", "first_lost_time", b"first_lost_time", "is_last", b"is_last", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportReceptionRequest: _TypeAlias = ReportReceptionRequest  # noqa: Y015
+
+@_typing.final
+class ReportReceptionResponse(_message.Message):
+    """ReportReceptionResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportReceptionResponse: _TypeAlias = ReportReceptionResponse  # noqa: Y015

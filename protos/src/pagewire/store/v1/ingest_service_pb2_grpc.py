@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """IngestService takes signed deliveries. For the edge alone.
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
     """
 
     def __init__(self, channel):
@@ -40,15 +40,27 @@ class IngestServiceStub:
                 request_serializer=pagewire_dot_store_dot_v1_dot_ingest__service__pb2.IngestRequest.SerializeToString,
                 response_deserializer=pagewire_dot_store_dot_v1_dot_ingest__service__pb2.IngestResponse.FromString,
                 _registered_method=True)
+        self.ReportReception = channel.unary_unary(
+                '/pagewire.store.v1.IngestService/ReportReception',
+                request_serializer=pagewire_dot_store_dot_v1_dot_ingest__service__pb2.ReportReceptionRequest.SerializeToString,
+                response_deserializer=pagewire_dot_store_dot_v1_dot_ingest__service__pb2.ReportReceptionResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServiceServicer:
-    """IngestService takes signed deliveries. For the edge alone.
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
     """
 
     def Ingest(self, request, context):
         """Stores deliveries, each whole or not at all, and each once however often it is called. An answer STORED is durable.
         INVALID_ARGUMENT: an event's key, page or lane is malformed; RESOURCE_EXHAUSTED: too much waits; UNAVAILABLE: cannot be stored now. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportReception(self, request, context):
+        """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +74,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     request_deserializer=pagewire_dot_store_dot_v1_dot_ingest__service__pb2.IngestRequest.FromString,
                     response_serializer=pagewire_dot_store_dot_v1_dot_ingest__service__pb2.IngestResponse.SerializeToString,
             ),
+            'ReportReception': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportReception,
+                    request_deserializer=pagewire_dot_store_dot_v1_dot_ingest__service__pb2.ReportReceptionRequest.FromString,
+                    response_serializer=pagewire_dot_store_dot_v1_dot_ingest__service__pb2.ReportReceptionResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'pagewire.store.v1.IngestService', rpc_method_handlers)
@@ -71,7 +88,7 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """IngestService takes signed deliveries. For the edge alone.
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
     """
 
     @staticmethod
@@ -91,6 +108,33 @@ class IngestService:
             '/pagewire.store.v1.IngestService/Ingest',
             pagewire_dot_store_dot_v1_dot_ingest__service__pb2.IngestRequest.SerializeToString,
             pagewire_dot_store_dot_v1_dot_ingest__service__pb2.IngestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportReception(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pagewire.store.v1.IngestService/ReportReception',
+            pagewire_dot_store_dot_v1_dot_ingest__service__pb2.ReportReceptionRequest.SerializeToString,
+            pagewire_dot_store_dot_v1_dot_ingest__service__pb2.ReportReceptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

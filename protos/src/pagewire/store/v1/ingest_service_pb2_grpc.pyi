@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """IngestService takes signed deliveries. For the edge alone."""
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,19 +37,23 @@ class IngestServiceStub:
     """Stores deliveries, each whole or not at all, and each once however often it is called. An answer STORED is durable.
     INVALID_ARGUMENT: an event's key, page or lane is malformed; RESOURCE_EXHAUSTED: too much waits; UNAVAILABLE: cannot be stored now. Safe to repeat.
     """
+    ReportReception: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ReportReceptionRequest, _ingest_service_pb2.ReportReceptionResponse]
+    """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds."""
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
-    """IngestService takes signed deliveries. For the edge alone."""
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Ingest: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.IngestRequest, _ingest_service_pb2.IngestResponse]  # type: ignore[assignment]
     """Stores deliveries, each whole or not at all, and each once however often it is called. An answer STORED is durable.
     INVALID_ARGUMENT: an event's key, page or lane is malformed; RESOURCE_EXHAUSTED: too much waits; UNAVAILABLE: cannot be stored now. Safe to repeat.
     """
+    ReportReception: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ReportReceptionRequest, _ingest_service_pb2.ReportReceptionResponse]  # type: ignore[assignment]
+    """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds."""
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """IngestService takes signed deliveries. For the edge alone."""
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought."""
 
     @_abc_1.abstractmethod
     def Ingest(
@@ -60,5 +64,13 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores deliveries, each whole or not at all, and each once however often it is called. An answer STORED is durable.
         INVALID_ARGUMENT: an event's key, page or lane is malformed; RESOURCE_EXHAUSTED: too much waits; UNAVAILABLE: cannot be stored now. Safe to repeat.
         """
+
+    @_abc_1.abstractmethod
+    def ReportReception(
+        self,
+        request: _ingest_service_pb2.ReportReceptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_service_pb2.ReportReceptionResponse, _abc.Awaitable[_ingest_service_pb2.ReportReceptionResponse]]:
+        """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds."""
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

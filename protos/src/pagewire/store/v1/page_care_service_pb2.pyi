@@ -183,3 +183,55 @@ class GetPageCredentialsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPageCredentialsResponse: _TypeAlias = GetPageCredentialsResponse  # noqa: Y015
+
+@_typing.final
+class ReplaceTokenRequest(_message.Message):
+    """ReplaceTokenRequest holds a refreshed token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_ID_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_VERSION_FIELD_NUMBER: _builtins.int
+    page_id: _builtins.str
+    """The page."""
+    access_token: _builtins.str
+    """The token."""
+    token_version: _builtins.int
+    """The version of the token that it was made from."""
+    def __init__(
+        self,
+        *,
+        page_id: _builtins.str = ...,
+        access_token: _builtins.str = ...,
+        token_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "page_id", b"page_id", "token_version", b"token_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceTokenRequest: _TypeAlias = ReplaceTokenRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceTokenResponse(_message.Message):
+    """ReplaceTokenResponse tells its version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_VERSION_FIELD_NUMBER: _builtins.int
+    token_version: _builtins.int
+    """Of the token that is stored now."""
+    def __init__(
+        self,
+        *,
+        token_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_version", b"token_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceTokenResponse: _TypeAlias = ReplaceTokenResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class PageCareServiceStub:
                 request_serializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.RecordPageCheckRequest.SerializeToString,
                 response_deserializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.RecordPageCheckResponse.FromString,
                 _registered_method=True)
+        self.ReplaceToken = channel.unary_unary(
+                '/pagewire.store.v1.PageCareService/ReplaceToken',
+                request_serializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.ReplaceTokenRequest.SerializeToString,
+                response_deserializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.ReplaceTokenResponse.FromString,
+                _registered_method=True)
         self.GetPageCredentials = channel.unary_unary(
                 '/pagewire.store.v1.PageCareService/GetPageCredentials',
                 request_serializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.GetPageCredentialsRequest.SerializeToString,
@@ -70,6 +75,13 @@ class PageCareServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaceToken(self, request, context):
+        """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: the page has been connected anew since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPageCredentials(self, request, context):
         """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN.
         """
@@ -89,6 +101,11 @@ def add_PageCareServiceServicer_to_server(servicer, server):
                     servicer.RecordPageCheck,
                     request_deserializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.RecordPageCheckRequest.FromString,
                     response_serializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.RecordPageCheckResponse.SerializeToString,
+            ),
+            'ReplaceToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceToken,
+                    request_deserializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.ReplaceTokenRequest.FromString,
+                    response_serializer=pagewire_dot_store_dot_v1_dot_page__care__service__pb2.ReplaceTokenResponse.SerializeToString,
             ),
             'GetPageCredentials': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPageCredentials,
@@ -151,6 +168,33 @@ class PageCareService:
             '/pagewire.store.v1.PageCareService/RecordPageCheck',
             pagewire_dot_store_dot_v1_dot_page__care__service__pb2.RecordPageCheckRequest.SerializeToString,
             pagewire_dot_store_dot_v1_dot_page__care__service__pb2.RecordPageCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pagewire.store.v1.PageCareService/ReplaceToken',
+            pagewire_dot_store_dot_v1_dot_page__care__service__pb2.ReplaceTokenRequest.SerializeToString,
+            pagewire_dot_store_dot_v1_dot_page__care__service__pb2.ReplaceTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class PageCareServiceStub:
     """Hands out pages whose check is due, each to one caller for the lease; waits for one. UNAVAILABLE: try again."""
     RecordPageCheck: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.RecordPageCheckRequest, _page_care_service_pb2.RecordPageCheckResponse]
     """Writes down what a check found. NOT_FOUND, PAGE_UNKNOWN."""
+    ReplaceToken: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.ReplaceTokenRequest, _page_care_service_pb2.ReplaceTokenResponse]
+    """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: the page has been connected anew since."""
     GetPageCredentials: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.GetPageCredentialsRequest, _page_care_service_pb2.GetPageCredentialsResponse]
     """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN."""
 
@@ -49,6 +51,8 @@ class PageCareServiceAsyncStub(PageCareServiceStub):
     """Hands out pages whose check is due, each to one caller for the lease; waits for one. UNAVAILABLE: try again."""
     RecordPageCheck: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.RecordPageCheckRequest, _page_care_service_pb2.RecordPageCheckResponse]  # type: ignore[assignment]
     """Writes down what a check found. NOT_FOUND, PAGE_UNKNOWN."""
+    ReplaceToken: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.ReplaceTokenRequest, _page_care_service_pb2.ReplaceTokenResponse]  # type: ignore[assignment]
+    """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: the page has been connected anew since."""
     GetPageCredentials: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.GetPageCredentialsRequest, _page_care_service_pb2.GetPageCredentialsResponse]  # type: ignore[assignment]
     """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN."""
 
@@ -70,6 +74,14 @@ class PageCareServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_page_care_service_pb2.RecordPageCheckResponse, _abc.Awaitable[_page_care_service_pb2.RecordPageCheckResponse]]:
         """Writes down what a check found. NOT_FOUND, PAGE_UNKNOWN."""
+
+    @_abc_1.abstractmethod
+    def ReplaceToken(
+        self,
+        request: _page_care_service_pb2.ReplaceTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_page_care_service_pb2.ReplaceTokenResponse, _abc.Awaitable[_page_care_service_pb2.ReplaceTokenResponse]]:
+        """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: the page has been connected anew since."""
 
     @_abc_1.abstractmethod
     def GetPageCredentials(

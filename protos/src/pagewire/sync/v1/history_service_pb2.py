@@ -22,44 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from pagewire.type.v1 import sync_run_pb2 as pagewire_dot_type_dot_v1_dot_sync__run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/sync/v1/history_service.proto\x12\x10pagewire.sync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n\x07SyncRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07page_id\x18\x02 \x01(\t\x12(\n\x04kind\x18\x03 \x01(\x0e\x32\x1a.pagewire.sync.v1.SyncKind\x12(\n\x04mode\x18\x04 \x01(\x0e\x32\x1a.pagewire.sync.v1.SyncMode\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.pagewire.sync.v1.SyncState\x12\x15\n\rconversations\x18\x06 \x01(\x03\x12\x10\n\x08messages\x18\x07 \x01(\x03\x12\x10\n\x08\x63omments\x18\x08 \x01(\x03\x12\x13\n\x0bgraph_calls\x18\t \x01(\x03\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x0c \x01(\t\"w\n\x10StartSyncRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.pagewire.sync.v1.SyncKind\x12(\n\x04mode\x18\x03 \x01(\x0e\x32\x1a.pagewire.sync.v1.SyncMode\";\n\x11StartSyncResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.sync.v1.SyncRun\"#\n\x11GetSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"<\n\x12GetSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.sync.v1.SyncRun\"M\n\x13ListSyncRunsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x14ListSyncRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.pagewire.sync.v1.SyncRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x13WatchSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\">\n\x14WatchSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.sync.v1.SyncRun\"&\n\x14\x43\x61ncelSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"?\n\x15\x43\x61ncelSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.sync.v1.SyncRun*Z\n\x08SyncKind\x12\x19\n\x15SYNC_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17SYNC_KIND_CONVERSATIONS\x10\x01\x12\x16\n\x12SYNC_KIND_COMMENTS\x10\x02*h\n\x08SyncMode\x12\x19\n\x15SYNC_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSYNC_MODE_AUTO\x10\x01\x12\x12\n\x0eSYNC_MODE_FULL\x10\x02\x12\x19\n\x15SYNC_MODE_INCREMENTAL\x10\x03*\xb9\x01\n\tSyncState\x12\x1a\n\x16SYNC_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11SYNC_STATE_QUEUED\x10\x01\x12\x16\n\x12SYNC_STATE_RUNNING\x10\x02\x12\x18\n\x14SYNC_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12SYNC_STATE_PARTIAL\x10\x04\x12\x15\n\x11SYNC_STATE_FAILED\x10\x05\x12\x18\n\x14SYNC_STATE_CANCELLED\x10\x06\x32\xeb\x03\n\x0eHistoryService\x12V\n\tStartSync\x12\".pagewire.sync.v1.StartSyncRequest\x1a#.pagewire.sync.v1.StartSyncResponse\"\x00\x12Y\n\nGetSyncRun\x12#.pagewire.sync.v1.GetSyncRunRequest\x1a$.pagewire.sync.v1.GetSyncRunResponse\"\x00\x12_\n\x0cListSyncRuns\x12%.pagewire.sync.v1.ListSyncRunsRequest\x1a&.pagewire.sync.v1.ListSyncRunsResponse\"\x00\x12\x61\n\x0cWatchSyncRun\x12%.pagewire.sync.v1.WatchSyncRunRequest\x1a&.pagewire.sync.v1.WatchSyncRunResponse\"\x00\x30\x01\x12\x62\n\rCancelSyncRun\x12&.pagewire.sync.v1.CancelSyncRunRequest\x1a\'.pagewire.sync.v1.CancelSyncRunResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/sync/v1/history_service.proto\x12\x10pagewire.sync.v1\x1a\x1fpagewire/type/v1/sync_run.proto\"\x87\x01\n\x10StartSyncRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncKind\x12(\n\x04mode\x18\x03 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncMode\x12\x0e\n\x06repair\x18\x04 \x01(\x08\";\n\x11StartSyncResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"#\n\x11GetSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"<\n\x12GetSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"M\n\x13ListSyncRunsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x14ListSyncRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x13WatchSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\">\n\x14WatchSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"&\n\x14\x43\x61ncelSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"?\n\x15\x43\x61ncelSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun2\xeb\x03\n\x0eHistoryService\x12V\n\tStartSync\x12\".pagewire.sync.v1.StartSyncRequest\x1a#.pagewire.sync.v1.StartSyncResponse\"\x00\x12Y\n\nGetSyncRun\x12#.pagewire.sync.v1.GetSyncRunRequest\x1a$.pagewire.sync.v1.GetSyncRunResponse\"\x00\x12_\n\x0cListSyncRuns\x12%.pagewire.sync.v1.ListSyncRunsRequest\x1a&.pagewire.sync.v1.ListSyncRunsResponse\"\x00\x12\x61\n\x0cWatchSyncRun\x12%.pagewire.sync.v1.WatchSyncRunRequest\x1a&.pagewire.sync.v1.WatchSyncRunResponse\"\x00\x30\x01\x12\x62\n\rCancelSyncRun\x12&.pagewire.sync.v1.CancelSyncRunRequest\x1a\'.pagewire.sync.v1.CancelSyncRunResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.sync.v1.history_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SYNCKIND']._serialized_start=1113
-  _globals['_SYNCKIND']._serialized_end=1203
-  _globals['_SYNCMODE']._serialized_start=1205
-  _globals['_SYNCMODE']._serialized_end=1309
-  _globals['_SYNCSTATE']._serialized_start=1312
-  _globals['_SYNCSTATE']._serialized_end=1497
-  _globals['_SYNCRUN']._serialized_start=94
-  _globals['_SYNCRUN']._serialized_end=453
-  _globals['_STARTSYNCREQUEST']._serialized_start=455
-  _globals['_STARTSYNCREQUEST']._serialized_end=574
-  _globals['_STARTSYNCRESPONSE']._serialized_start=576
-  _globals['_STARTSYNCRESPONSE']._serialized_end=635
-  _globals['_GETSYNCRUNREQUEST']._serialized_start=637
-  _globals['_GETSYNCRUNREQUEST']._serialized_end=672
-  _globals['_GETSYNCRUNRESPONSE']._serialized_start=674
-  _globals['_GETSYNCRUNRESPONSE']._serialized_end=734
-  _globals['_LISTSYNCRUNSREQUEST']._serialized_start=736
-  _globals['_LISTSYNCRUNSREQUEST']._serialized_end=813
-  _globals['_LISTSYNCRUNSRESPONSE']._serialized_start=815
-  _globals['_LISTSYNCRUNSRESPONSE']._serialized_end=903
-  _globals['_WATCHSYNCRUNREQUEST']._serialized_start=905
-  _globals['_WATCHSYNCRUNREQUEST']._serialized_end=942
-  _globals['_WATCHSYNCRUNRESPONSE']._serialized_start=944
-  _globals['_WATCHSYNCRUNRESPONSE']._serialized_end=1006
-  _globals['_CANCELSYNCRUNREQUEST']._serialized_start=1008
-  _globals['_CANCELSYNCRUNREQUEST']._serialized_end=1046
-  _globals['_CANCELSYNCRUNRESPONSE']._serialized_start=1048
-  _globals['_CANCELSYNCRUNRESPONSE']._serialized_end=1111
-  _globals['_HISTORYSERVICE']._serialized_start=1500
-  _globals['_HISTORYSERVICE']._serialized_end=1991
+  _globals['_STARTSYNCREQUEST']._serialized_start=94
+  _globals['_STARTSYNCREQUEST']._serialized_end=229
+  _globals['_STARTSYNCRESPONSE']._serialized_start=231
+  _globals['_STARTSYNCRESPONSE']._serialized_end=290
+  _globals['_GETSYNCRUNREQUEST']._serialized_start=292
+  _globals['_GETSYNCRUNREQUEST']._serialized_end=327
+  _globals['_GETSYNCRUNRESPONSE']._serialized_start=329
+  _globals['_GETSYNCRUNRESPONSE']._serialized_end=389
+  _globals['_LISTSYNCRUNSREQUEST']._serialized_start=391
+  _globals['_LISTSYNCRUNSREQUEST']._serialized_end=468
+  _globals['_LISTSYNCRUNSRESPONSE']._serialized_start=470
+  _globals['_LISTSYNCRUNSRESPONSE']._serialized_end=558
+  _globals['_WATCHSYNCRUNREQUEST']._serialized_start=560
+  _globals['_WATCHSYNCRUNREQUEST']._serialized_end=597
+  _globals['_WATCHSYNCRUNRESPONSE']._serialized_start=599
+  _globals['_WATCHSYNCRUNRESPONSE']._serialized_end=661
+  _globals['_CANCELSYNCRUNREQUEST']._serialized_start=663
+  _globals['_CANCELSYNCRUNREQUEST']._serialized_end=701
+  _globals['_CANCELSYNCRUNRESPONSE']._serialized_start=703
+  _globals['_CANCELSYNCRUNRESPONSE']._serialized_end=766
+  _globals['_HISTORYSERVICE']._serialized_start=769
+  _globals['_HISTORYSERVICE']._serialized_end=1260
 # @@protoc_insertion_point(module_scope)

@@ -6,9 +6,8 @@ Everything that talks to the Graph API."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from pagewire.type.v1 import sync_run_pb2 as _sync_run_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,168 +19,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _SyncKind:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _SyncKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncKind.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    SYNC_KIND_UNSPECIFIED: _SyncKind.ValueType  # 0
-    """Never sent."""
-    SYNC_KIND_CONVERSATIONS: _SyncKind.ValueType  # 1
-    """Threads with their messages."""
-    SYNC_KIND_COMMENTS: _SyncKind.ValueType  # 2
-    """Comments."""
-
-class SyncKind(_SyncKind, metaclass=_SyncKindEnumTypeWrapper):
-    """SyncKind is what a run mirrors."""
-
-SYNC_KIND_UNSPECIFIED: SyncKind.ValueType  # 0
-"""Never sent."""
-SYNC_KIND_CONVERSATIONS: SyncKind.ValueType  # 1
-"""Threads with their messages."""
-SYNC_KIND_COMMENTS: SyncKind.ValueType  # 2
-"""Comments."""
-Global___SyncKind: _TypeAlias = SyncKind  # noqa: Y015
-
-class _SyncMode:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _SyncModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncMode.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    SYNC_MODE_UNSPECIFIED: _SyncMode.ValueType  # 0
-    """auto."""
-    SYNC_MODE_AUTO: _SyncMode.ValueType  # 1
-    """Incremental where the page has a watermark, full where not."""
-    SYNC_MODE_FULL: _SyncMode.ValueType  # 2
-    """Everything."""
-    SYNC_MODE_INCREMENTAL: _SyncMode.ValueType  # 3
-    """What is newer than the watermark."""
-
-class SyncMode(_SyncMode, metaclass=_SyncModeEnumTypeWrapper):
-    """SyncMode is how much a run mirrors."""
-
-SYNC_MODE_UNSPECIFIED: SyncMode.ValueType  # 0
-"""auto."""
-SYNC_MODE_AUTO: SyncMode.ValueType  # 1
-"""Incremental where the page has a watermark, full where not."""
-SYNC_MODE_FULL: SyncMode.ValueType  # 2
-"""Everything."""
-SYNC_MODE_INCREMENTAL: SyncMode.ValueType  # 3
-"""What is newer than the watermark."""
-Global___SyncMode: _TypeAlias = SyncMode  # noqa: Y015
-
-class _SyncState:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _SyncStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncState.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    SYNC_STATE_UNSPECIFIED: _SyncState.ValueType  # 0
-    """Never sent."""
-    SYNC_STATE_QUEUED: _SyncState.ValueType  # 1
-    """Waits for its turn."""
-    SYNC_STATE_RUNNING: _SyncState.ValueType  # 2
-    """Under way."""
-    SYNC_STATE_SUCCEEDED: _SyncState.ValueType  # 3
-    """Ended, complete."""
-    SYNC_STATE_PARTIAL: _SyncState.ValueType  # 4
-    """Ended; something could not be read."""
-    SYNC_STATE_FAILED: _SyncState.ValueType  # 5
-    """Ended without success."""
-    SYNC_STATE_CANCELLED: _SyncState.ValueType  # 6
-    """Ended on request."""
-
-class SyncState(_SyncState, metaclass=_SyncStateEnumTypeWrapper):
-    """SyncState is where a run stands."""
-
-SYNC_STATE_UNSPECIFIED: SyncState.ValueType  # 0
-"""Never sent."""
-SYNC_STATE_QUEUED: SyncState.ValueType  # 1
-"""Waits for its turn."""
-SYNC_STATE_RUNNING: SyncState.ValueType  # 2
-"""Under way."""
-SYNC_STATE_SUCCEEDED: SyncState.ValueType  # 3
-"""Ended, complete."""
-SYNC_STATE_PARTIAL: SyncState.ValueType  # 4
-"""Ended; something could not be read."""
-SYNC_STATE_FAILED: SyncState.ValueType  # 5
-"""Ended without success."""
-SYNC_STATE_CANCELLED: SyncState.ValueType  # 6
-"""Ended on request."""
-Global___SyncState: _TypeAlias = SyncState  # noqa: Y015
-
-@_typing.final
-class SyncRun(_message.Message):
-    """SyncRun is one mirroring of one page."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RUN_ID_FIELD_NUMBER: _builtins.int
-    PAGE_ID_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
-    MODE_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    CONVERSATIONS_FIELD_NUMBER: _builtins.int
-    MESSAGES_FIELD_NUMBER: _builtins.int
-    COMMENTS_FIELD_NUMBER: _builtins.int
-    GRAPH_CALLS_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    ERROR_FIELD_NUMBER: _builtins.int
-    run_id: _builtins.str
-    """Given by Pagewire."""
-    page_id: _builtins.str
-    """The page."""
-    kind: Global___SyncKind.ValueType
-    """What it mirrors."""
-    mode: Global___SyncMode.ValueType
-    """How much."""
-    state: Global___SyncState.ValueType
-    """Where it stands."""
-    conversations: _builtins.int
-    """Conversations stored so far."""
-    messages: _builtins.int
-    """Messages stored so far."""
-    comments: _builtins.int
-    """Comments stored so far."""
-    graph_calls: _builtins.int
-    """Calls that Meta counts."""
-    error: _builtins.str
-    """Why it did not succeed: a stable word."""
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it began."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended."""
-
-    def __init__(
-        self,
-        *,
-        run_id: _builtins.str = ...,
-        page_id: _builtins.str = ...,
-        kind: Global___SyncKind.ValueType = ...,
-        mode: Global___SyncMode.ValueType = ...,
-        state: Global___SyncState.ValueType = ...,
-        conversations: _builtins.int = ...,
-        messages: _builtins.int = ...,
-        comments: _builtins.int = ...,
-        graph_calls: _builtins.int = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-        error: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comments", b"comments", "conversations", b"conversations", "end_time", b"end_time", "error", b"error", "graph_calls", b"graph_calls", "kind", b"kind", "messages", b"messages", "mode", b"mode", "page_id", b"page_id", "run_id", b"run_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SyncRun: _TypeAlias = SyncRun  # noqa: Y015
-
 @_typing.final
 class StartSyncRequest(_message.Message):
     """StartSyncRequest names a page."""
@@ -191,22 +28,26 @@ class StartSyncRequest(_message.Message):
     PAGE_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
     page_id: _builtins.str
     """The page."""
-    kind: Global___SyncKind.ValueType
+    kind: _sync_run_pb2.SyncKind.ValueType
     """What to mirror."""
-    mode: Global___SyncMode.ValueType
+    mode: _sync_run_pb2.SyncMode.ValueType
     """How much."""
+    repair: _builtins.bool
+    """Whether to look for what webhooks should have brought and did not: incremental, of conversations; what it finds is marked recovered."""
     def __init__(
         self,
         *,
         page_id: _builtins.str = ...,
-        kind: Global___SyncKind.ValueType = ...,
-        mode: Global___SyncMode.ValueType = ...,
+        kind: _sync_run_pb2.SyncKind.ValueType = ...,
+        mode: _sync_run_pb2.SyncMode.ValueType = ...,
+        repair: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "page_id", b"page_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "page_id", b"page_id", "repair", b"repair"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,13 +61,13 @@ class StartSyncResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def run(self) -> Global___SyncRun:
+    def run(self) -> _sync_run_pb2.SyncRun:
         """The run."""
 
     def __init__(
         self,
         *,
-        run: Global___SyncRun | None = ...,
+        run: _sync_run_pb2.SyncRun | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -266,13 +107,13 @@ class GetSyncRunResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def run(self) -> Global___SyncRun:
+    def run(self) -> _sync_run_pb2.SyncRun:
         """The run."""
 
     def __init__(
         self,
         *,
-        run: Global___SyncRun | None = ...,
+        run: _sync_run_pb2.SyncRun | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -323,13 +164,13 @@ class ListSyncRunsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty at the end."""
     @_builtins.property
-    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SyncRun]:
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[_sync_run_pb2.SyncRun]:
         """Newest first."""
 
     def __init__(
         self,
         *,
-        runs: _abc.Iterable[Global___SyncRun] | None = ...,
+        runs: _abc.Iterable[_sync_run_pb2.SyncRun] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -370,13 +211,13 @@ class WatchSyncRunResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def run(self) -> Global___SyncRun:
+    def run(self) -> _sync_run_pb2.SyncRun:
         """The run."""
 
     def __init__(
         self,
         *,
-        run: Global___SyncRun | None = ...,
+        run: _sync_run_pb2.SyncRun | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -416,13 +257,13 @@ class CancelSyncRunResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def run(self) -> Global___SyncRun:
+    def run(self) -> _sync_run_pb2.SyncRun:
         """The run."""
 
     def __init__(
         self,
         *,
-        run: Global___SyncRun | None = ...,
+        run: _sync_run_pb2.SyncRun | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class HistoryServiceStub:
-    """HistoryService mirrors what was written before and beside us. UNIMPLEMENTED for now, all of it.
+    """HistoryService mirrors what was written before and beside us.
     """
 
     def __init__(self, channel):
@@ -63,39 +63,40 @@ class HistoryServiceStub:
 
 
 class HistoryServiceServicer:
-    """HistoryService mirrors what was written before and beside us. UNIMPLEMENTED for now, all of it.
+    """HistoryService mirrors what was written before and beside us.
     """
 
     def StartSync(self, request, context):
-        """Starts a run, or answers one that goes on and covers it. NOT_FOUND, PAGE_UNKNOWN; UNIMPLEMENTED for now.
+        """Starts a run, or answers one of the same kind and of the same or a wider mode that is not ended; else the new one is queued behind that.
+        NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSyncRun(self, request, context):
-        """Gets a run. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now.
+        """Gets a run. NOT_FOUND, RUN_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSyncRuns(self, request, context):
-        """Lists runs, newest first. INVALID_ARGUMENT; UNIMPLEMENTED for now.
+        """Lists runs, newest first. INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchSyncRun(self, request, context):
-        """Streams a run's progress until it ends. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now.
+        """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. NOT_FOUND, RUN_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelSyncRun(self, request, context):
-        """Cancels a run. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now.
+        """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes. NOT_FOUND, RUN_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +139,7 @@ def add_HistoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HistoryService:
-    """HistoryService mirrors what was written before and beside us. UNIMPLEMENTED for now, all of it.
+    """HistoryService mirrors what was written before and beside us.
     """
 
     @staticmethod

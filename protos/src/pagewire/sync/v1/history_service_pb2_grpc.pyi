@@ -27,41 +27,45 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HistoryServiceStub:
-    """HistoryService mirrors what was written before and beside us. UNIMPLEMENTED for now, all of it."""
+    """HistoryService mirrors what was written before and beside us."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HistoryServiceAsyncStub: ...
     StartSync: _grpc.UnaryUnaryMultiCallable[_history_service_pb2.StartSyncRequest, _history_service_pb2.StartSyncResponse]
-    """Starts a run, or answers one that goes on and covers it. NOT_FOUND, PAGE_UNKNOWN; UNIMPLEMENTED for now."""
+    """Starts a run, or answers one of the same kind and of the same or a wider mode that is not ended; else the new one is queued behind that.
+    NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT.
+    """
     GetSyncRun: _grpc.UnaryUnaryMultiCallable[_history_service_pb2.GetSyncRunRequest, _history_service_pb2.GetSyncRunResponse]
-    """Gets a run. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+    """Gets a run. NOT_FOUND, RUN_UNKNOWN."""
     ListSyncRuns: _grpc.UnaryUnaryMultiCallable[_history_service_pb2.ListSyncRunsRequest, _history_service_pb2.ListSyncRunsResponse]
-    """Lists runs, newest first. INVALID_ARGUMENT; UNIMPLEMENTED for now."""
+    """Lists runs, newest first. INVALID_ARGUMENT."""
     WatchSyncRun: _grpc.UnaryStreamMultiCallable[_history_service_pb2.WatchSyncRunRequest, _history_service_pb2.WatchSyncRunResponse]
-    """Streams a run's progress until it ends. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+    """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. NOT_FOUND, RUN_UNKNOWN."""
     CancelSyncRun: _grpc.UnaryUnaryMultiCallable[_history_service_pb2.CancelSyncRunRequest, _history_service_pb2.CancelSyncRunResponse]
-    """Cancels a run. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+    """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes. NOT_FOUND, RUN_UNKNOWN."""
 
 @_typing.type_check_only
 class HistoryServiceAsyncStub(HistoryServiceStub):
-    """HistoryService mirrors what was written before and beside us. UNIMPLEMENTED for now, all of it."""
+    """HistoryService mirrors what was written before and beside us."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartSync: _aio.UnaryUnaryMultiCallable[_history_service_pb2.StartSyncRequest, _history_service_pb2.StartSyncResponse]  # type: ignore[assignment]
-    """Starts a run, or answers one that goes on and covers it. NOT_FOUND, PAGE_UNKNOWN; UNIMPLEMENTED for now."""
+    """Starts a run, or answers one of the same kind and of the same or a wider mode that is not ended; else the new one is queued behind that.
+    NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT.
+    """
     GetSyncRun: _aio.UnaryUnaryMultiCallable[_history_service_pb2.GetSyncRunRequest, _history_service_pb2.GetSyncRunResponse]  # type: ignore[assignment]
-    """Gets a run. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+    """Gets a run. NOT_FOUND, RUN_UNKNOWN."""
     ListSyncRuns: _aio.UnaryUnaryMultiCallable[_history_service_pb2.ListSyncRunsRequest, _history_service_pb2.ListSyncRunsResponse]  # type: ignore[assignment]
-    """Lists runs, newest first. INVALID_ARGUMENT; UNIMPLEMENTED for now."""
+    """Lists runs, newest first. INVALID_ARGUMENT."""
     WatchSyncRun: _aio.UnaryStreamMultiCallable[_history_service_pb2.WatchSyncRunRequest, _history_service_pb2.WatchSyncRunResponse]  # type: ignore[assignment]
-    """Streams a run's progress until it ends. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+    """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. NOT_FOUND, RUN_UNKNOWN."""
     CancelSyncRun: _aio.UnaryUnaryMultiCallable[_history_service_pb2.CancelSyncRunRequest, _history_service_pb2.CancelSyncRunResponse]  # type: ignore[assignment]
-    """Cancels a run. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+    """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes. NOT_FOUND, RUN_UNKNOWN."""
 
 class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """HistoryService mirrors what was written before and beside us. UNIMPLEMENTED for now, all of it."""
+    """HistoryService mirrors what was written before and beside us."""
 
     @_abc_1.abstractmethod
     def StartSync(
@@ -69,7 +73,9 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.StartSyncRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_history_service_pb2.StartSyncResponse, _abc.Awaitable[_history_service_pb2.StartSyncResponse]]:
-        """Starts a run, or answers one that goes on and covers it. NOT_FOUND, PAGE_UNKNOWN; UNIMPLEMENTED for now."""
+        """Starts a run, or answers one of the same kind and of the same or a wider mode that is not ended; else the new one is queued behind that.
+        NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT.
+        """
 
     @_abc_1.abstractmethod
     def GetSyncRun(
@@ -77,7 +83,7 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.GetSyncRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_history_service_pb2.GetSyncRunResponse, _abc.Awaitable[_history_service_pb2.GetSyncRunResponse]]:
-        """Gets a run. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+        """Gets a run. NOT_FOUND, RUN_UNKNOWN."""
 
     @_abc_1.abstractmethod
     def ListSyncRuns(
@@ -85,7 +91,7 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.ListSyncRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_history_service_pb2.ListSyncRunsResponse, _abc.Awaitable[_history_service_pb2.ListSyncRunsResponse]]:
-        """Lists runs, newest first. INVALID_ARGUMENT; UNIMPLEMENTED for now."""
+        """Lists runs, newest first. INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def WatchSyncRun(
@@ -93,7 +99,7 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.WatchSyncRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_history_service_pb2.WatchSyncRunResponse], _abc.AsyncIterator[_history_service_pb2.WatchSyncRunResponse]]:
-        """Streams a run's progress until it ends. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+        """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. NOT_FOUND, RUN_UNKNOWN."""
 
     @_abc_1.abstractmethod
     def CancelSyncRun(
@@ -101,6 +107,6 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.CancelSyncRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_history_service_pb2.CancelSyncRunResponse, _abc.Awaitable[_history_service_pb2.CancelSyncRunResponse]]:
-        """Cancels a run. NOT_FOUND, RUN_UNKNOWN; UNIMPLEMENTED for now."""
+        """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes. NOT_FOUND, RUN_UNKNOWN."""
 
 def add_HistoryServiceServicer_to_server(servicer: HistoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
