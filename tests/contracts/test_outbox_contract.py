@@ -675,6 +675,7 @@ async def test_the_second_look_is_due_a_minute_after_the_attempt_and_half_one_af
     none = await look(outbox)
     await outbox.pass_time(2)  # 61 s after the attempts
     first = await look(outbox)
+    await found(outbox, early.reply.tag, clean=True)
     await outbox.pass_time(20)  # 31 s after the later look
     second = await look(outbox)
 

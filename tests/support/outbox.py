@@ -70,7 +70,7 @@ ASKED_TWICE = frozenset(
 """What does no harm when it is done again, and so is never uncertain."""
 IN_FLIGHT = ("sending", "uncertain")
 FIRST_LOOK, SECOND_LOOK, BETWEEN_LOOKS, AFTER_FAILED_LOOK = 20.0, 60.0, 30.0, 10.0
-LOOK_LEASE = 30.0
+LOOK_LEASE = 15.0
 KNOWN_FOR = 180.0
 PATIENCE = 600.0
 LONGEST_PAUSE = 300.0

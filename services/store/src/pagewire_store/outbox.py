@@ -49,7 +49,7 @@ from pagewire_store.settling import Ending, Key, Settled
 from pagewire_store.transitions import WAITS, Signal, Waits
 from pagewire_store.trips import Statement, ended, within
 
-LOOK_LEASE = timedelta(seconds=30)
+LOOK_LEASE = timedelta(seconds=15)
 CHUNK = 200
 """Replies that one transaction settles: it holds their conversations, so it must be short."""
 TAG = "pw1."

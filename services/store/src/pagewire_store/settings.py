@@ -121,7 +121,7 @@ class Settings(CommonSettings):
         description="From a look that Graph did not answer to the next.",
     )
     look_lease: Seconds = Field(
-        timedelta(seconds=30),
+        timedelta(seconds=15),
         validation_alias="STORE_LOOK_LEASE_SECONDS",
         description="How long a look may take before another one is asked to look.",
     )
