@@ -97,6 +97,18 @@ class TestTheBody:
             Normalised((), ())
         )
 
+    def test_an_entry_that_says_only_what_is_unknown_is_named(self) -> None:
+        normalised = read(
+            {"id": PAGE, "time": NOW, "chatter": [{"sender": {"id": JO}}]},
+            {"id": PAGE, "chatter": None},
+            entry(message()),
+        )
+
+        assert [(each.reason, each.path) for each in normalised.unreadable] == [
+            ("entry_unknown", "entry[0]")
+        ]
+        assert [event.key for event in normalised.events] == ["message:m_1"]
+
     def test_an_array_of_bodies_is_unwrapped_and_what_is_none_is_named(self) -> None:
         body = {"object": "page", "entry": [entry(message())]}
 

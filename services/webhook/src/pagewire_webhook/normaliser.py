@@ -98,7 +98,9 @@ class _Reader:
             return
         items = _items(value)
         if not items:
-            return  # only the names of fields that changed, or nothing
+            if is_known and not _is_bare(value):
+                self._quarantine(Unread("entry_unknown"), "", path)
+            return
         try:
             page_id = identifier(value.get("id"))
         except Unread as why:
@@ -158,6 +160,13 @@ def _items(entry: dict[str, Any]) -> list[_Items]:
         items.append(("value", changes.events_of, [change]))
     return items
 
+
+def _is_bare(entry: dict[str, Any]) -> bool:
+    """Whether it says nothing, or only the names of fields that changed."""
+    return all(name in _BARE or held is None for name, held in entry.items())
+
+
+_BARE = frozenset({"id", "uid", "time", "changed_fields"})
 
 _LIVE = Source.LIVE
 

@@ -16,6 +16,7 @@ class Unreadable(msgspec.Struct, frozen=True, gc=False):
       `events_too_many` (over 5,000 items), `unknown_object` (its items were read as far as their
       shape is known), `too_large` (as events, for one call), `reader_failed` (a mistake of ours),
       `store_refused` (the store could not take its events);
+    - of an entry: `entry_unknown` (it says something, but nothing that we know by name);
     - of an item: `not_object`, `not_array`, `id_missing`, `id_malformed`, `sender_missing`,
       `recipient_mismatch` (the item's recipient is not the entry's account: not ours),
       `timestamp_malformed`, `timestamp_out_of_range` (beyond 64 bits), `number_malformed`.
