@@ -26,8 +26,10 @@ ISOLATION = 10
 LEAST_HELD_UP = 1.0
 """Seconds."""
 MEBIBYTE = 2**20
-LEAST_GROWTH = Usage(open_files=8, connections=6, threads=2, memory_bytes=8 * MEBIBYTE)
-"""What pools, caches and a young interpreter may come to hold, whatever the share."""
+LEAST_GROWTH = Usage(open_files=15, connections=13, threads=2, memory_bytes=8 * MEBIBYTE)
+"""What pools, caches and a young interpreter may come to hold, whatever the share: a store that was
+looked at while PostgreSQL was away had its two listeners' connections of the fifteen in all.
+"""
 
 Invariant = Callable[[Evidence], Iterable[Violation]]
 

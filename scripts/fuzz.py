@@ -48,9 +48,16 @@ def try_body(raw: bytes) -> None:
 
 def says_something(raw: bytes) -> bool:
     """Whether an entry holds more than its id, its time and names."""
-    entries = json.loads(raw)["entry"]
+    found = json.loads(raw)
+    bodies = found if isinstance(found, list) else [found]
     silent = {"id", "uid", "time", "changed_fields"}
-    return any(held for entry in entries for name, held in entry.items() if name not in silent)
+    return any(
+        held
+        for body in bodies
+        for entry in body["entry"]
+        for name, held in entry.items()
+        if name not in silent
+    )
 
 
 def main() -> None:

@@ -759,7 +759,7 @@ def test_a_send_that_is_no_reply_of_ours_is_caught() -> None:
     "after",
     [
         {"open_files": 60},
-        {"connections": 20},
+        {"connections": 26},
         {"threads": 9},
         {"memory_bytes": 95 * 2**20},
     ],
