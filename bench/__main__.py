@@ -1,4 +1,4 @@
-"""The benchmarks: `python -m bench [edge] [live] [store] [overload] [recovery] [--quick]`.
+"""The benchmarks: `python -m bench [edge] [live] [store] [history] [overload] [recovery] …`.
 
 Each figure stands beside its goal, its limit and its peers, in a table and in bench/results.json.
 Ends with 1 where something could not be measured, or was lost or doubled; never for a missed goal.
@@ -18,7 +18,7 @@ from typing import Protocol
 
 import uvloop
 
-from bench import edge, live, overload, recovery, results, store
+from bench import edge, history, live, overload, recovery, results, store
 from bench.figures import MeasuringFailed, Suite
 from bench.table import missed, rendered
 from pagewire_cli.embedded import discard
@@ -33,6 +33,7 @@ SUITES: dict[str, Measured] = {
     "edge": edge.measured,
     "store": store.measured,
     "live": live.measured,
+    "history": history.measured,
     "overload": overload.measured,
     "recovery": recovery.measured,
 }

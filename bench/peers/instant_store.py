@@ -13,6 +13,8 @@ from pagewire.store.v1.ingest_service_pb2 import (
     DeliveryResult,
     IngestRequest,
     IngestResponse,
+    ReportReceptionRequest,
+    ReportReceptionResponse,
 )
 from pagewire.store.v1.ingest_service_pb2_grpc import (
     IngestServiceServicer,
@@ -29,6 +31,13 @@ class Instant(IngestServiceServicer):
         context: grpc.aio.ServicerContext[IngestRequest, IngestResponse],
     ) -> IngestResponse:
         return IngestResponse(results=[_STORED] * len(request.deliveries))
+
+    async def ReportReception(
+        self,
+        request: ReportReceptionRequest,
+        context: grpc.aio.ServicerContext[ReportReceptionRequest, ReportReceptionResponse],
+    ) -> ReportReceptionResponse:
+        return ReportReceptionResponse()
 
 
 async def serve(port: int) -> None:

@@ -1,0 +1,395 @@
+"""History: what Graph holds into PostgreSQL, beside the fewest calls that Graph's limits allow.
+
+The launcher's system with the simulator as Graph: a call takes it 200–300 ms, a batch 500–800 ms,
+and a page holds at most 100 threads or 2,500 messages. Once with Meta's two calls a second, once
+without. After each run the store holds what the simulator has, or the suite has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from bench.driving import Open, Target
+from bench.edge import PATH
+from bench.figures import Goal, Measure, MeasuringFailed, Suite, percentile
+from bench.generator import generating
+from bench.live import Rounds
+from bench.peers import graph_reads
+from bench.peers.graph_reads import Source
+from bench.receivers import Pagewire
+from bench.traffic import Traffic
+from bench.world import PEOPLE, World
+from pagewire_cli.launcher import System, running
+from pagewire_simulator.client import AccountView, SimulatorClient
+
+OURS, BOUND = "pagewire", "the bound"
+CALL_SECONDS, CALLS_PER_SECOND = 0.25, 2.0
+LISTED, NESTED = 100, 25
+"""Threads that a page holds at most, and messages of each: together the most that Graph bears."""
+MESSAGES = 20
+ACK_RATE = 50
+ENDED = ("succeeded", "partial", "failed", "cancelled")
+PEERS: dict[str, Callable[[Source], int]] = {
+    "calls one by one": graph_reads.one_by_one,
+    "threads without limits": graph_reads.unbounded_threads,
+    "Meta's SDK, batches of 50": graph_reads.sdk_batches,
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is mirrored."""
+
+    rounds: int
+    conversations: int
+    beside_peers: int
+    """Conversations of the page that the peers read too, which take long for it."""
+    of_five: int
+    """Conversations of each of five pages."""
+    pages: Sequence[int]
+    """How many pages are mirrored at once without latency."""
+    of_many: int
+    """Conversations of each of them."""
+
+
+_FULL = Sizes(3, 1_000, 100, 300, (10, 100, 500), 20)
+_QUICK = Sizes(1, 300, 30, 100, (10,), 20)
+
+
+async def measured(folder: Path, *, quick: bool) -> Suite:
+    sizes, found, notes = (_QUICK if quick else _FULL), Rounds(), list(_NOTES)
+    async with _mirror(folder / "limited", limited=True) as mirror:
+        for _ in range(sizes.rounds):
+            await _full(mirror, "limited", sizes, found)
+        await _peers(mirror, "limited", sizes, found)
+        await _ack_beside(mirror, folder, sizes, found)
+    async with _mirror(folder / "free", limited=False) as mirror:
+        for _ in range(sizes.rounds):
+            await _full(mirror, "free", sizes, found)
+            await _incremental(mirror, sizes, found)
+            await _few_messages(mirror, found)
+            await _five_pages(mirror, sizes, found)
+        await _fifty_pages(mirror, sizes, found)
+        await _peers(mirror, "free", sizes, found)
+        notes += await _without_latency(mirror, sizes, found)
+    return Suite("history", _measures(found, sizes), notes)
+
+
+class Mirror:
+    """The system, asked over its operator API, and the Meta that it mirrors."""
+
+    def __init__(
+        self,
+        system: System,
+        meta: SimulatorClient,
+        http: httpx.AsyncClient,
+        database: psycopg.AsyncConnection[Any],
+    ) -> None:
+        self.system = system
+        self.meta = meta
+        self._http = http
+        self.database = database
+
+    async def page(self, **history: Any) -> AccountView:
+        """A connected page with such a past."""
+        (account,) = await self.pages(1, **history)
+        return account
+
+    async def pages(self, count: int, **history: Any) -> list[AccountView]:
+        """Connected pages with such a past each."""
+        accounts = [await self.meta.create_account() for _ in range(count)]
+        for account in accounts:
+            await self.meta.create_history(account.id, messages=MESSAGES, **history)
+            body = {"platform": "messenger", "page_id": account.id, "name": account.name}
+            await self._asked("POST", "/api/pages", body | {"access_token": account.token})
+        async with asyncio.timeout(60 + count):
+            while not await self._are_healthy(accounts):  # noqa: ASYNC110  # the API tells nobody
+                await asyncio.sleep(0.2)
+        return accounts
+
+    async def sync(self, account: AccountView, mode: str) -> float:
+        """Seconds of a run, from its asking to its end."""
+        began = time.perf_counter()
+        body = {"pageId": account.id, "mode": mode}
+        run = await self._asked("POST", "/api/conversations/sync?wait=true", body)
+        seconds = time.perf_counter() - began
+        if run["state"] != "succeeded":
+            raise MeasuringFailed(f"a run ended {run['state']}: {run['error']}")
+        return seconds
+
+    async def sync_all(self) -> float:
+        """Seconds of a run of every page."""
+        began = time.perf_counter()
+        answer = await self._asked("POST", "/api/conversations/sync-all?wait=true", {})
+        seconds = time.perf_counter() - began
+        for run_id in answer["run_ids"]:
+            run = await self._asked("GET", f"/api/sync-runs/{run_id}", None)
+            if run["state"] != "succeeded":
+                raise MeasuringFailed(f"a run ended {run['state']}: {run['error']}")
+        return seconds
+
+    async def forget(self, accounts: Sequence[AccountView]) -> None:
+        """Disconnects the pages, so that no later run is about them."""
+        for account in accounts:
+            await self._asked("DELETE", f"/api/pages/{account.id}", None)
+
+    async def check(self, accounts: Sequence[AccountView]) -> int:
+        """How many messages are stored. MeasuringFailed: not those that the simulator has."""
+        stored = 0
+        for account in accounts:
+            truth = await self.meta.truth(account.id)
+            theirs = {
+                message.mid
+                for conversation in truth.conversations
+                for message in conversation.messages
+                if message.shown != "gone"
+            }
+            cursor = await self.database.execute(
+                "select mid from message where page_id = %s", (account.id,)
+            )
+            ours = {mid for (mid,) in await cursor.fetchall()}
+            if missing := len(theirs - ours):
+                raise MeasuringFailed(f"{missing} of {len(theirs)} messages are not stored")
+            stored += len(ours)
+        return stored
+
+    def source(self, account: AccountView) -> Source:
+        env = self.system.env
+        host = env["GRAPH_BASE_URL"].rstrip("/")
+        secret = env["META_APP_SECRET"].split(",")[0]
+        return Source(host, account.id, account.token, env["META_APP_ID"], secret)
+
+    async def _asked(self, method: str, path: str, body: Any) -> Any:
+        answer = await self._http.request(method, path, json=body)
+        if answer.is_error:
+            raise MeasuringFailed(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
+        return answer.json()
+
+    async def _are_healthy(self, accounts: Sequence[AccountView]) -> bool:
+        listed = await self._asked("GET", "/api/pages?page_size=1000", None)
+        states = {page["page_id"]: page["state"] for page in listed["pages"]}
+        return all(states.get(account.id) == "healthy" for account in accounts)
+
+
+@contextlib.asynccontextmanager
+async def _mirror(folder: Path, *, limited: bool) -> AsyncIterator[Mirror]:
+    env = {"STORE_SYNC_INTERVAL_SECONDS": "0"}
+    if not limited:
+        env["SYNC_CONVERSATION_CALLS_PER_SECOND"] = "10000"
+    async with (
+        running(folder, env=env) as system,
+        SimulatorClient(system.addresses["simulator"]) as meta,
+        httpx.AsyncClient(
+            base_url=system.addresses["operator"],
+            headers={"Authorization": f"Bearer {system.env['API_KEYS'].split(',')[0]}"},
+            timeout=600,
+            trust_env=False,
+        ) as http,
+        await psycopg.AsyncConnection.connect(
+            system.servers["postgres"].url, autocommit=True
+        ) as database,
+    ):
+        await meta.options(
+            latency="plain",
+            rates={"conversation_reads": CALLS_PER_SECOND if limited else 0},
+            reading={"limit_max": LISTED, "weight": LISTED * NESTED},
+        )
+        yield Mirror(system, meta, http, database)
+
+
+def bound(calls: int, *, limited: bool) -> float:
+    """Seconds that so many calls of one page take at the least, one after the other."""
+    return max(calls * CALL_SECONDS, calls / CALLS_PER_SECOND if limited else 0)
+
+
+async def _full(mirror: Mirror, form: str, sizes: Sizes, found: Rounds) -> None:
+    account = await mirror.page(conversations=sizes.conversations)
+    found.add(f"full_{form}", OURS, await mirror.sync(account, "full"))
+    calls = math.ceil(sizes.conversations / LISTED)
+    found.add(f"full_{form}", BOUND, bound(calls, limited=form == "limited"))
+    await mirror.check([account])
+    await mirror.forget([account])
+
+
+async def _peers(mirror: Mirror, form: str, sizes: Sizes, found: Rounds) -> None:
+    """A smaller page, once: some of the others take minutes for it."""
+    account = await mirror.page(conversations=sizes.beside_peers)
+    name = f"peers_{form}"
+    found.add(name, OURS, await mirror.sync(account, "full"))
+    calls = math.ceil(sizes.beside_peers / LISTED)
+    found.add(name, BOUND, bound(calls, limited=form == "limited"))
+    count = await mirror.check([account])
+    for peer, read in PEERS.items():
+        began = time.perf_counter()
+        if await asyncio.to_thread(read, mirror.source(account)) != count:
+            raise MeasuringFailed(f"{peer}: did not read {count} messages")
+        found.add(name, peer, time.perf_counter() - began)
+    await mirror.forget([account])
+
+
+async def _incremental(mirror: Mirror, sizes: Sizes, found: Rounds) -> None:
+    account = await mirror.page(conversations=sizes.beside_peers, newest_ago=86_400)
+    await mirror.sync(account, "full")
+    found.add("incremental_nothing", OURS, await mirror.sync(account, "incremental"))
+    await mirror.meta.create_history(account.id, conversations=10, messages=2, newest_ago=0, days=0)
+    found.add("incremental_10", OURS, await mirror.sync(account, "incremental"))
+    found.add("incremental_10", BOUND, CALL_SECONDS * 1.15 + 0.03)
+    await mirror.check([account])
+    await mirror.forget([account])
+
+
+async def _few_messages(mirror: Mirror, found: Rounds) -> None:
+    for count in (100, 1_000):
+        account = await mirror.page(conversations=count // MESSAGES)
+        name = f"messages_{count}"
+        found.add(name, OURS, await mirror.sync(account, "full"))
+        found.add(name, BOUND, bound(1, limited=False))
+        await mirror.check([account])
+        await mirror.forget([account])
+    account = await mirror.page(conversations=1, long_threads=1, long_messages=1_000)
+    found.add("thread_of_1000", OURS, await mirror.sync(account, "full"))
+    found.add("thread_of_1000", BOUND, bound(1_000 // LISTED, limited=False))
+    await mirror.check([account])
+    await mirror.forget([account])
+
+
+async def _five_pages(mirror: Mirror, sizes: Sizes, found: Rounds) -> None:
+    alone = await mirror.page(conversations=sizes.of_five)
+    slowest = await mirror.sync(alone, "full")
+    await mirror.forget([alone])
+    accounts = await mirror.pages(5, conversations=sizes.of_five)
+    found.add("five_pages", OURS, await mirror.sync_all())
+    found.add("five_pages", BOUND, slowest)
+    await mirror.check(accounts)
+    await mirror.forget(accounts)
+
+
+async def _fifty_pages(mirror: Mirror, sizes: Sizes, found: Rounds) -> None:
+    accounts = await mirror.pages(50, conversations=5, newest_ago=86_400)
+    await mirror.sync_all()
+    for _ in range(sizes.rounds):
+        before = await mirror.meta.calls()
+        found.add("fifty_pages", OURS, await mirror.sync_all())
+        new = (await mirror.meta.calls())[len(before) :]
+        reads = [call for call in new if call.endpoint == "conversations"]
+        found.add("fifty_pages_requests", OURS, _requests(reads))
+        found.add("fifty_pages", BOUND, await _batch_seconds(mirror, accounts))
+    await mirror.forget(accounts)
+
+
+def _requests(calls: Sequence[Any]) -> int:
+    """HTTP requests that so many calls came in."""
+    return len({call.batch for call in calls if call.batch}) + sum(
+        1 for call in calls if not call.batch
+    )
+
+
+async def _batch_seconds(mirror: Mirror, accounts: Sequence[AccountView]) -> float:
+    """One batch of the same list calls, made by hand."""
+    began = time.perf_counter()
+    await asyncio.to_thread(graph_reads.one_batch, [mirror.source(account) for account in accounts])
+    return time.perf_counter() - began
+
+
+async def _without_latency(mirror: Mirror, sizes: Sizes, found: Rounds) -> list[str]:
+    """End to end into PostgreSQL, as many pages as there are, and the store's own rate."""
+    await mirror.meta.options(latency="none", rendered=True)
+    notes = []
+    for count in sizes.pages:
+        accounts = await mirror.pages(count, conversations=sizes.of_many)
+        seconds = await mirror.sync_all()
+        messages = await mirror.check(accounts)
+        notes.append(f"{count} pages at once, no latency: {messages / seconds:,.0f} messages/s")
+        found.add("end_to_end", OURS, messages / seconds)
+        await mirror.forget(accounts)
+    return notes
+
+
+async def _ack_beside(mirror: Mirror, folder: Path, sizes: Sizes, found: Rounds) -> None:
+    """The p95 of acks without and with a full run, over its length."""
+    world = World(mirror.meta)
+    await world.prepare()
+    ours = Pagewire(mirror.system, await world.pages(2, 700), mirror.database)
+    await ours.prepare()
+    account = await mirror.page(conversations=sizes.conversations)
+    seconds = bound(math.ceil(sizes.conversations / LISTED), limited=True)
+    with generating(folder) as generator:
+        for beside in ("warm", "alone", "beside a run"):
+            traffic = Traffic(
+                name=beside.replace(" ", "_"),
+                pages=ours.pages,
+                people=PEOPLE,
+                messages=int(seconds * ACK_RATE),
+                sent_ms=int(time.time() * 1000),
+            )
+            secret = mirror.system.env["META_APP_SECRET"].split(",")[0]
+            target = Target(port=ours.port, path=PATH, secret=secret, connections=64)
+            count = int(seconds * ACK_RATE)
+            load = Open(target=target, traffic=traffic, rate=ACK_RATE, requests=count, seed=1)
+            run = asyncio.create_task(mirror.sync(account, "full")) if " " in beside else None
+            outcome = await generator.run(load)
+            if run is not None:
+                await run
+            await ours.settled()
+            found.add("ack_p95", beside, percentile(outcome.felt_ms, 0.95))
+    await mirror.forget([account])
+
+
+def _measures(found: Rounds, sizes: Sizes) -> list[Measure]:
+    def seconds(name: str, goal: float | None, *peers: str) -> Measure:
+        return Measure(
+            name,
+            "s",
+            found.of(name),
+            higher=False,
+            goal=None if goal is None else Goal(1 / goal, BOUND),
+            limit=found.of(name, BOUND),
+            peers={peer: found.of(name, peer) for peer in (BOUND, *peers)},
+        )
+
+    return [
+        seconds("full_limited", 1.15),
+        seconds("full_free", 1.15),
+        seconds("peers_limited", None, *PEERS),
+        seconds("peers_free", None, *PEERS),
+        seconds("incremental_10", 1.0),
+        seconds("messages_100", 1.15),
+        seconds("messages_1000", 1.15),
+        seconds("thread_of_1000", None),
+        seconds("five_pages", 1.3),
+        seconds("fifty_pages", 1.2),
+        Measure(
+            "fifty_pages_requests",
+            "requests",
+            found.of("fifty_pages_requests"),
+            higher=False,
+            goal=Goal(1),
+        ),
+        Measure("end_to_end", "messages/s", found.of("end_to_end")),
+        Measure(
+            "ack_p95",
+            "ms",
+            found.of("ack_p95", "beside a run"),
+            higher=False,
+            goal=Goal(1 / 1.5, "alone"),
+            peers={"alone": found.of("ack_p95", "alone")},
+        ),
+    ]
+
+
+_NOTES = [
+    f"full: {_FULL.conversations} conversations of {MESSAGES} messages; limited: with Meta's"
+    f" {CALLS_PER_SECOND:g} calls a second, free: without; the peers: {_FULL.beside_peers}",
+    f"the bound: the fewest calls ({LISTED} threads a page) × {CALL_SECONDS} s, or ÷"
+    f" {CALLS_PER_SECOND:g} a second; five_pages: the slowest alone; fifty_pages: a batch by hand",
+]
