@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import atheris
 
@@ -24,6 +25,7 @@ with atheris.instrument_imports(include=["pagewire_webhook", "pagewire_store"]):
 PAYLOADS = Path(__file__).parent.parent / "tests" / "support" / "payloads"
 RECEIVED_MS = 1_767_312_000_000
 DELIVERY_ID = "01980000-0000-7000-8000-000000000000"
+NAMED = "changed_fields"
 SECRETS = (Secret("app", b"a-secret-for-the-search-alone"),)
 
 
@@ -47,17 +49,17 @@ def try_body(raw: bytes) -> None:
 
 
 def says_something(raw: bytes) -> bool:
-    """Whether an entry holds more than its id, its time and names."""
+    """Whether an entry holds an item, or nothing but what is unknown."""
     found = json.loads(raw)
     bodies = found if isinstance(found, list) else [found]
-    silent = {"id", "uid", "time", "changed_fields"}
-    return any(
-        held
-        for body in bodies
-        for entry in body["entry"]
-        for name, held in entry.items()
-        if name not in silent
-    )
+    return any(_holds_something(entry) for body in bodies for entry in body["entry"])
+
+
+def _holds_something(entry: dict[str, Any]) -> bool:
+    items = [entry[name] for name in ("messaging", "standby", "changes") if name in entry]
+    if items or "field" in entry:
+        return any(items)
+    return any(held for name, held in entry.items() if name not in ("id", "uid", "time", NAMED))
 
 
 def main() -> None:
