@@ -120,6 +120,15 @@ class TestTheBody:
             ("entry_missing", "[2]"),
         ]
 
+    @pytest.mark.parametrize("named", [{"entry": []}, ["page"], 7, None])
+    def test_an_object_that_is_no_text_is_an_unknown_one(self, named: object) -> None:
+        body = {"object": named, "entry": [entry(message())]}
+
+        normalised = normalise(json.dumps(body).encode(), NOW)
+
+        assert [event.key for event in normalised.events] == ["message:m_1"]
+        assert [each.reason for each in normalised.unreadable] == ["unknown_object"]
+
     def test_an_unknown_object_is_named_and_what_has_a_known_shape_is_read(self) -> None:
         normalised = read(
             entry(message()), entry(change("email", verb="granted"), name="changes"), of="user"

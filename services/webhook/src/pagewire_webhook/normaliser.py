@@ -86,7 +86,8 @@ class _Reader:
         self._entries += len(entries)
         if self._entries > MAX_ENTRIES:
             raise _TooMany("entries_too_many")
-        is_known = value.get("object") in OBJECTS
+        named = value.get("object")
+        is_known = type(named) is str and named in OBJECTS  # what is no text has no hash, maybe
         if not is_known:
             self._quarantine(Unread("unknown_object"), "", prefix.removesuffix("."))
         for at, entry in enumerate(entries):
