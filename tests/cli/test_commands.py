@@ -2,7 +2,6 @@ import getpass
 import io
 import json
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from pagewire.type.v1.rule_pb2 import Action, LeftOut, Rule, RuleVerdict, Span, 
 from pagewire_cli import replies, secretfile
 from pagewire_cli.main import main
 from pagewire_runtime.auth import caller
-from tests.support.operated import OPERATOR_TOKEN, SERVICE_TOKENS, Pagewire, operated
+from tests.support.operated import OPERATOR_TOKEN, Pagewire
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -39,24 +38,6 @@ PRICE = {
     "when": {"text": {"any": ["price", "cost"]}},
     "then": [{"reply": {"text": "It is 10 euro"}}, {"add_label": {"name": "lead"}}],
 }
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Pagewire]:
-    with operated() as held:
-        yield held
-
-
-@pytest.fixture
-def held(served: Pagewire, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pagewire:
-    """A Pagewire that is empty again, and named by the environment."""
-    fresh = Pagewire(target=served.target, reply_states=[ReplyState.REPLY_STATE_READY])
-    vars(served).update(vars(fresh))
-    for name in ("STORE_TARGET", "RULES_TARGET", "SYNC_TARGET"):
-        monkeypatch.setenv(name, served.target)
-    monkeypatch.setenv("SERVICE_TOKENS", SERVICE_TOKENS)
-    monkeypatch.chdir(tmp_path)
-    return served
 
 
 def written(folder: Path, *rules: Any) -> str:

@@ -36,6 +36,7 @@ def call(created: str | None, **more: Any) -> dict[str, Any]:
         "method": "POST",
         "shape": "/{account}/messages",
         "token_in_url": False,
+        "code": None,
         "proof": "ok",
     } | more
 
@@ -76,6 +77,64 @@ def decided(rule: str | None, reason: str = "fired") -> dict[str, Any]:
     }
 
 
+def a_run(page: str, kind: str, **more: Any) -> dict[str, Any]:
+    is_threads = kind == "conversations"
+    return {
+        "page_id": page,
+        "kind": kind,
+        "state": "succeeded",
+        "error": None,
+        "conversations": 2 if is_threads else 0,
+        "messages": 3 if is_threads else 0,
+        "comments": 0 if is_threads else 1,
+        "graph_calls": 4,
+    } | more
+
+
+SECOND = 1_700_000_000
+
+
+def true(mid: str, shown: str = "whole", inbound: bool = True) -> dict[str, Any]:
+    at = SECOND * 1_000 + 678
+    return {"mid": mid, "inbound": inbound, "created_at": at, "text": "hello", "shown": shown}
+
+
+def stored(mid: str | None, **more: Any) -> dict[str, Any]:
+    return {
+        "mid": mid,
+        "direction": "inbound",
+        "text": "hello",
+        "created_time": "2023-11-14T22:13:20.000Z",
+    } | more
+
+
+TRUTH = {
+    "account": ACCOUNTS["Bakery"],
+    "conversations": [
+        {"messages": [true(mid) for mid in ("m_a", "m_b", "m_c", "m_whole")]},
+        {"messages": [true("m_bare", "bare", inbound=False), true("m_gone", "gone")]},
+        {"messages": [true("m_1", inbound=False), true("m_2", inbound=False)]},
+    ],
+    "comments": [
+        {"id": "c_1", "text": "how much?", "deleted": False},
+        {"id": "c_2", "text": "gone", "deleted": True},
+    ],
+}
+STORED = [
+    *(stored(mid) for mid in ("m_a", "m_b", "m_c", "m_whole")),
+    stored("m_bare", direction=None, text=None),
+    *(stored(mid, direction="outbound") for mid in ("m_1", "m_2")),
+    *(stored(mid) for mid in story.storm_mids()),
+]
+
+
+def with_messages(*changed: dict[str, Any]) -> dict[str, Any]:
+    """What is stored, with these instead of those of their ids."""
+    mids = {one["mid"] for one in changed}
+    kept = [one for one in STORED if one["mid"] not in mids]
+    return {"messages": {ACCOUNTS["Bakery"]: [*kept, *changed]}}
+
+
 @pytest.fixture
 def seen() -> Evidence:
     """Ana was answered, Gus was not, Gil met a dead edge first: all as it should be."""
@@ -110,8 +169,12 @@ def seen() -> Evidence:
             delivery("e3", 4_900),
         ],
         calls=sends,
-        stored_mids=["m_a", "m_b", "m_c", "m_1", "m_2", *story.storm_mids()],
-        stored_comments=[],
+        pasts={bakery: {"conversations": 2, "messages": 4, "posts": 1, "comments": 1}},
+        runs=[a_run(bakery, "conversations"), a_run(bakery, "comments")],
+        mirrored_in=4.26,
+        truths=[TRUTH],
+        messages={bakery: STORED},
+        comments={bakery: [{"comment_id": "c_1", "text": "how much?"}]},
         echoes=story.storm_mids(),
         status={
             "unknown_page_events": 1,
@@ -133,7 +196,7 @@ def test_every_claim_holds_where_all_went_as_it_should(seen: Evidence) -> None:
 
 
 def test_replies_that_have_no_id_yet_are_not_one_message_stored_twice(seen: Evidence) -> None:
-    waiting = replace(seen, stored_mids=[*seen.stored_mids, None, None])
+    waiting = replace(seen, **with_messages(stored(None), stored(None)))
 
     assert broken(waiting) == []
 
@@ -141,8 +204,44 @@ def test_replies_that_have_no_id_yet_are_not_one_message_stored_twice(seen: Evid
 @pytest.mark.parametrize(
     ("changes", "failure"),
     [
-        ({"stored_mids": ["m_a"] * 2}, "message m_b is not stored"),
-        ({"stored_comments": ["c_1", "c_1"]}, "c_1 is stored 2 times"),
+        ({"messages": {ACCOUNTS["Bakery"]: []}}, "message m_b is not stored"),
+        (with_messages(stored("m_a"), stored("m_a")), "m_a is stored 2 times"),
+        (
+            {"comments": {ACCOUNTS["Bakery"]: [{"comment_id": "c_1", "text": "how much?"}] * 2}},
+            "c_1 is stored 2 times",
+        ),
+        ({"runs": []}, "nothing was mirrored"),
+        (
+            {"runs": [a_run("100", "conversations", state="partial", error="threads_unreadable")]},
+            "conversations of page 100 ended partial (threads_unreadable)",
+        ),
+        (
+            {"runs": [a_run("100", "conversations", conversations=1), a_run("100", "comments")]},
+            "1 conversations of page 100 were gone through, not 2",
+        ),
+        (
+            with_messages(stored("m_whole", text="hallo")),
+            "message m_whole is stored with another text",
+        ),
+        (with_messages(stored("m_1")), "message m_1 is stored as inbound"),
+        (
+            with_messages(stored("m_whole", direction=None)),
+            "message m_whole is stored without what Graph shows of it",
+        ),
+        (
+            with_messages(stored("m_whole", created_time="2023-11-14T22:13:21.000Z")),
+            "message m_whole is stored with another time",
+        ),
+        (with_messages(stored("m_new")), "message m_new is stored, Meta has none"),
+        ({"comments": {ACCOUNTS["Bakery"]: []}}, "comment c_1 is not stored"),
+        (
+            {"comments": {ACCOUNTS["Bakery"]: [{"comment_id": "c_1", "text": None}]}},
+            "comment c_1 is stored with another text",
+        ),
+        (
+            {"calls": [call("m_1", code=613, shape="/{account}/conversations", method="GET")]},
+            "GET /{account}/conversations was refused as too much (613)",
+        ),
         ({"hidden": False}, "the insulting comment is not hidden"),
         ({"labelled": False}, "the label is not on the person"),
         ({"decisions": []}, "3 events of kind message on page 100, but 0 decisions"),

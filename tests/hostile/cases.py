@@ -21,6 +21,7 @@ class Case(NamedTuple):
     unreadable: tuple[str, ...] = ()
     state: str = ""
     reason: str = ""
+    answers: str = "a send"
 
 
 def _case(fields: dict[str, object]) -> Case:

@@ -24,9 +24,6 @@ def test_what_waits_is_known_by_name() -> None:
 
     assert waiting == {
         "env_replay_after_erasure": "erasure",
-        "graph_batch_null_entries": "batch requests of the history",
-        "graph_batch_short": "batch requests of the history",
-        "graph_message_1000_attachments": "history",
     }
 
 

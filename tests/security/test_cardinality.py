@@ -19,7 +19,8 @@ USERS = 100_000
 IN_A_BODY = 1_000
 
 BOUNDED = {
-    "alone", "certainty", "code", "end", "key", "kind", "le", "method", "name", "operation",
+    "alone", "cause", "certainty", "code", "end", "key", "kind", "le", "method", "mode", "name",
+    "operation",
     "outcome", "parked", "part", "reason", "result", "signal", "state", "table", "verdict", "via",
     "what", "whose", "why",
 }  # fmt: skip

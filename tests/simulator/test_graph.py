@@ -3,6 +3,7 @@ import time
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from pagewire_simulator.client import AccountView, SimulatorClient
@@ -74,9 +75,17 @@ async def test_an_unknown_path_or_someone_elses_object_is_refused(
     assert codes(nowhere) == codes(foreign) == (400, 100, 33)
 
 
-@pytest.mark.parametrize("path", ["facebook/v20.0", "facebook/v26.0", "facebook"])
+@pytest.mark.parametrize(
+    ("path", "version"),
+    [
+        ("facebook/v20.0", "v20.0"),
+        ("facebook/v26.0", "v26.0"),
+        ("facebook", "v26.0"),
+        ("facebook/v2.8", "v20.0"),  # dead: served by the oldest that lives
+    ],
+)
 async def test_any_version_and_none_is_served(
-    simulator: SimulatorClient, page: AccountView, graph: GraphCaller, path: str
+    simulator: SimulatorClient, page: AccountView, graph: GraphCaller, path: str, version: str
 ) -> None:
     proof = proof_of(APP_SECRET, page.token)
 
@@ -87,6 +96,13 @@ async def test_any_version_and_none_is_served(
     )
 
     assert answer.json() == {"id": page.id, "name": "Example"}
+    assert answer.headers["facebook-api-version"] == version
+
+
+async def test_a_version_that_is_not_out_yet_is_refused(graph: GraphCaller) -> None:
+    answer = await graph.http.get(f"{graph.base}/v99.0/me")
+
+    assert codes(answer) == (400, 2500, None)
 
 
 @pytest.mark.parametrize(
@@ -562,6 +578,47 @@ async def test_usage_is_told_in_headers_and_a_used_up_allowance_blocks_that_acco
 
 
 @pytest.mark.parametrize(
+    ("allowance", "percents"),
+    [
+        ({"time_ms": 100}, {"call_count": 0, "total_cputime": 0, "total_time": 20}),
+        ({"cpu_ms": 40}, {"call_count": 0, "total_cputime": 50, "total_time": 0}),
+    ],
+)
+async def test_the_time_that_calls_take_uses_up_an_allowance_as_their_number_does(
+    simulator: SimulatorClient,
+    page: AccountView,
+    graph: GraphCaller,
+    allowance: dict[str, int],
+    percents: dict[str, int],
+) -> None:
+    await simulator.allow(page.id, Allowance(**allowance))
+
+    answers = [await graph.call("GET", "me") for _ in range(11)]
+
+    told = [answer.headers["x-business-use-case-usage"] for answer in answers]
+    (second,) = msgspec.json.decode(told[1])[page.id]
+    assert percents.items() <= second.items()
+    assert codes(answers[-1]) == (400, 80006, None)
+    assert '"estimated_time_to_regain_access":0' not in told[-1]
+
+
+async def test_an_app_that_is_over_stops_every_account(
+    simulator: SimulatorClient, page: AccountView, graph: GraphCaller
+) -> None:
+    other = await simulator.create_account()
+    caller = GraphCaller(graph.base, other.token, graph.http, APP_SECRET)
+    await simulator.allow(None, Allowance(calls=1))
+
+    first = await graph.call("GET", "me")
+    second = await caller.call("GET", "me")
+
+    assert first.headers["x-app-usage"].startswith('{"call_count":100')
+    assert codes(second) == (403, 4, None)
+    assert second.json()["error"]["is_transient"] is True
+    assert second.headers["x-app-usage"]
+
+
+@pytest.mark.parametrize(
     ("fault", "created"),
     [("lost", True), ("reset", False), ("half", True)],
 )
@@ -586,7 +643,11 @@ async def test_a_cut_connection_tells_nothing_about_the_message(
     assert after.status_code == 200
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"lost", "reset", "half", "slow"}))
+ELSEWHERE = {"lost", "reset", "half", "slow", "circle", "null", "null_created"}
+"""Faults that have no answer of their own, or none to a send alone."""
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - ELSEWHERE))
 async def test_each_fault_answers_as_it_says_and_creates_or_not(
     simulator: SimulatorClient, page: AccountView, graph: GraphCaller, fault: str
 ) -> None:
@@ -605,6 +666,8 @@ async def test_each_fault_answers_as_it_says_and_creates_or_not(
             assert (answer.status_code, answer.content) == (expected.status, b"")
         case "empty":
             assert (answer.status_code, answer.content) == (200, b"")
+        case "object":
+            assert answer.json() == {}
         case _:
             assert answer.status_code == 200
             with pytest.raises(ValueError, match=r".+"):

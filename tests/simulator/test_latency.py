@@ -29,3 +29,22 @@ def test_modelled_latency_has_the_published_medians() -> None:
 def test_an_unknown_profile_is_refused() -> None:
     with pytest.raises(ValueError, match="no latency profile"):
         Latency("nonsense", 1)
+
+
+def test_plain_batches_take_500_to_800_milliseconds_and_their_operations_nothing_more() -> None:
+    latency = Latency("plain", 3)
+
+    batches = [latency.draw_batch(50) for _ in range(100)]
+
+    assert 0.5 <= min(batches) < 0.6
+    assert 0.7 < max(batches) <= 0.8
+    assert latency.draw("conversations", in_batch=True) == 0
+    assert latency.showing(1000) == 0
+
+
+def test_a_modelled_batch_grows_with_its_operations_and_a_read_with_what_it_shows() -> None:
+    latency = Latency("modelled", 1, factor=0.5)
+
+    assert latency.draw_batch(50) == pytest.approx(0.5 * (0.15 + 50 * 0.008))
+    assert latency.showing(200) == pytest.approx(0.5 * 0.3)
+    assert latency.draw("conversations", in_batch=True) > 0

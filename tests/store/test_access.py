@@ -32,7 +32,14 @@ MAY = {
         "OperationService/ClaimReplays",
     },
     "rules": {"RuleBookService/*"},
-    "sync": {"ClockService/*", "OutboxService/*", "PageCareService/*"},
+    "sync": {
+        "ClockService/*",
+        "IngestService/Ingest",
+        "MirrorService/*",
+        "OutboxService/*",
+        "PageCareService/*",
+        "RunService/*",
+    },
     "reader": {
         "ConversationService/*",
         "EventService/*",

@@ -20,7 +20,7 @@ from pagewire.type.v1.decision_pb2 import (
     OUTCOME_FAILED,
     Decision,
 )
-from pagewire.type.v1.event_pb2 import ID_SPACE_UNSPECIFIED, Event
+from pagewire.type.v1.event_pb2 import ID_SPACE_UNSPECIFIED, SOURCE_RECOVERED, Event
 from pagewire.type.v1.reply_pb2 import ReplyContent
 from pagewire.type.v1.rule_pb2 import (
     Action,
@@ -284,6 +284,8 @@ NOT_ANSWERED: list[tuple[str, str, dict[str, Any]]] = [
     ),
     ("own_page", "update page set facebook_page_id = '2001'", {}),
     ("message_removed", "update message set is_deleted = true", {}),
+    ("recovered_late", "select", {"seconds": 601, "source": SOURCE_RECOVERED}),
+    ("recovered_late", "select", {"seconds": 25 * 3600, "source": SOURCE_RECOVERED}),
     ("window_closed", "select", {"seconds": 24 * 3600 - 299}),
     (
         "person_active",

@@ -166,7 +166,9 @@ async def test_deliveries_what_could_not_be_read_and_attempts_are_purged(
             )
     short = timedelta(seconds=1)
 
-    gone = await purge(pools.upkeep, Retention(deliveries=short, quarantine=short, attempts=short))
+    gone = await purge(
+        pools.upkeep, Retention(deliveries=short, quarantine=short, attempts=short, runs=short)
+    )
 
     assert gone == 5
     for table in ("delivery", "quarantine", "attempt"):

@@ -12,6 +12,7 @@ from pagewire.type.v1.event_pb2 import (
     ID_SPACE_UNSPECIFIED,
     ID_SPACE_USER_REF,
     SOURCE_LIVE,
+    SOURCE_RECOVERED,
     SOURCE_STANDBY,
     TRIGGER_COMMENT,
     TRIGGER_MESSAGE,
@@ -77,12 +78,24 @@ def test_nothing_bars_a_fresh_message() -> None:
     assert bars(facts(), NOW) is None
 
 
+def test_what_no_webhook_brought_is_answered_while_it_is_fresh() -> None:
+    recovered = facts(event(timedelta(minutes=10), source=SOURCE_RECOVERED))
+
+    assert bars(recovered, NOW) is None
+    assert bars(recovered, NOW, timedelta(minutes=9)) is not None
+
+
 BARS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("page_disconnected", {}, {"connected": False}),
     ("own_account", {"is_own": True}, {}),
     ("own_page", {}, {"other_is_page": True}),
     ("standby", {"source": SOURCE_STANDBY}, {}),
     ("message_removed", {}, {"removed": True}),
+    (
+        "recovered_late",
+        {"source": SOURCE_RECOVERED, "event_time": NOW - timedelta(seconds=601)},
+        {},
+    ),
     ("window_closed", {"event_time": NOW - timedelta(hours=24)}, {}),
     ("person_active", {}, {"paused_until": NOW + timedelta(seconds=1)}),
 ]
@@ -102,7 +115,9 @@ def test_each_reason_not_to_answer_bars_by_itself(
 
 @pytest.mark.parametrize("first", range(len(BARS)))
 def test_of_several_reasons_the_first_of_the_order_holds(first: int) -> None:
-    fields = {name: value for _, given, _ in BARS[first:] for name, value in given.items()}
+    fields: dict[str, Any] = {}
+    for _, given, _ in reversed(BARS[first:]):  # an event has one source, and one time
+        fields |= given
     known = {name: value for _, _, given in BARS[first:] for name, value in given.items()}
 
     bar = bars(facts(event(**fields), **known), NOW)

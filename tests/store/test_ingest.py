@@ -21,10 +21,12 @@ from pagewire.store.v1.ingest_service_pb2 import (
 from pagewire.type.v1.event_pb2 import (
     EVENT_KIND_APP_ROLES,
     EVENT_KIND_COMMENT_HIDDEN,
+    SOURCE_LIVE,
     SOURCE_RECOVERED,
     SOURCE_STANDBY,
     CommentDetail,
     Event,
+    Source,
 )
 from pagewire_runtime import faults
 from pagewire_runtime.errors import InvalidArgument, Unavailable
@@ -280,6 +282,63 @@ async def test_standby_then_live_becomes_pending_once_under_a_new_number(
     assert await database.value("select count(*) from decision") == 0
     assert await database.values("select pending from lane") == [1]
     assert nudges.count == 1
+
+
+async def test_what_a_repair_read_is_pending_and_its_message_is_marked(
+    ingestor: Ingestor, database: Database
+) -> None:
+    recovered = delivery(message(source=SOURCE_RECOVERED), body=b"", signed_by="graph")
+
+    (result,) = await store(ingestor, recovered)
+
+    assert result.new_events == 1
+    assert await database.rows("select state, source from event") == [("pending", SOURCE_RECOVERED)]
+    assert await database.values("select recovered from message") == [True]
+    assert await database.values("select signed_by from delivery") == ["graph"]
+
+
+@pytest.mark.parametrize("source", [SOURCE_LIVE, SOURCE_RECOVERED])
+async def test_a_message_that_history_brought_is_marked_by_a_repair_alone(
+    ingestor: Ingestor, database: Database, source: Source.ValueType
+) -> None:
+    await database.rows(
+        "insert into message (page_id, mid, participant_id, direction, kind, text, created_at)"
+        f" values ('{PAGE}', 'm_1', '{PERSON}', 'inbound', 'message', 'hello', now())"
+    )
+
+    await store(ingestor, delivery(message(source=source)))
+
+    expected = source == SOURCE_RECOVERED
+    assert await database.values("select recovered from message") == [expected]
+
+
+async def test_a_webhook_that_comes_after_its_repair_is_known(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(message(source=SOURCE_RECOVERED)))
+
+    (result,) = await store(ingestor, delivery(message()))
+
+    assert result.known_events == 1
+    assert await database.values("select recovered from message") == [True]
+    assert await database.values("select pending from lane") == [1]
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+async def test_a_repair_makes_nothing_live_that_was_overheard(
+    ingestor: Ingestor, database: Database, one_batch: bool
+) -> None:
+    standby = delivery(message(source=SOURCE_STANDBY))
+    recovered = delivery(message(source=SOURCE_RECOVERED))
+
+    if one_batch:
+        await store(ingestor, standby, recovered)
+    else:
+        await store(ingestor, standby)
+        await store(ingestor, recovered)
+
+    assert await database.rows("select state, source from event") == [("done", SOURCE_STANDBY)]
+    assert await database.values("select reason from decision") == ["standby"]
 
 
 async def test_live_then_standby_changes_nothing(ingestor: Ingestor, database: Database) -> None:

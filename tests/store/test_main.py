@@ -19,13 +19,18 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message_factory import GetMessageClass
 
+from pagewire.store.v1.ingest_service_pb2 import ReportReceptionRequest
+from pagewire.store.v1.ingest_service_pb2_grpc import IngestServiceStub
 from pagewire.store.v1.operation_service_pb2 import GetStatusRequest
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire.store.v1.page_care_service_pb2 import ClaimPageChecksRequest
 from pagewire.store.v1.page_care_service_pb2_grpc import PageCareServiceStub
 from pagewire.store.v1.page_service_pb2 import ConnectPageRequest, DisconnectPageRequest
 from pagewire.store.v1.page_service_pb2_grpc import PageServiceStub
+from pagewire.store.v1.run_service_pb2 import ClaimedRun, ClaimRunsRequest
+from pagewire.store.v1.run_service_pb2_grpc import RunServiceStub
 from pagewire.type.v1.page_pb2 import PLATFORM_MESSENGER, Page
+from pagewire.type.v1.sync_run_pb2 import SYNC_ORIGIN_REPAIR, SYNC_ORIGIN_SCHEDULE
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Refusal
 from pagewire_store import main as store_main
@@ -131,6 +136,50 @@ async def answered(opened: grpc.aio.Channel, method: str) -> str:
     except Refusal as refusal:
         return refusal.reason
     return "OK"
+
+
+async def claim_a_run(sync: grpc.aio.Channel) -> ClaimedRun:
+    request = ClaimRunsRequest(owner="worker", max_runs=1, wait=Duration(seconds=4))
+    async with asyncio.timeout(60):
+        while not (found := (await RunServiceStub(sync).ClaimRuns(request)).runs):
+            pass
+    (claimed,) = found
+    return claimed
+
+
+async def test_what_is_due_by_the_schedule_is_handed_to_who_waits_for_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_main, "RUNS_STARTED_EVERY", timedelta(milliseconds=20))
+    async with (
+        store(database_url, sync_interval=timedelta(milliseconds=1)) as target,
+        calling(target, "sync") as sync,
+        calling(target, "operator") as operator,
+    ):
+        waiting = asyncio.create_task(claim_a_run(sync))
+        await PageServiceStub(operator).ConnectPage(page())
+
+        claimed = await waiting
+
+    assert (claimed.run.page_id, claimed.run.origin) == ("1", SYNC_ORIGIN_SCHEDULE)
+
+
+async def test_without_a_schedule_gaps_are_repaired_and_nothing_else_begins(
+    database_url: str, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_main, "RUNS_STARTED_EVERY", timedelta(milliseconds=20))
+    await rows.add_page("1")
+    await rows.query("update page set connected_at = now() - interval '1 day'")
+    async with store(database_url, sync_interval=timedelta()) as target:
+        async with calling(target, "webhook") as edge:
+            lost = ReportReceptionRequest(edge="edge", refused=1)
+            await IngestServiceStub(edge).ReportReception(lost)
+        await rows.query("update mirror set gap_noticed_at = now() - interval '1 hour'")
+        async with calling(target, "sync") as sync:
+            claimed = await claim_a_run(sync)
+
+    assert (claimed.run.page_id, claimed.run.origin) == ("1", SYNC_ORIGIN_REPAIR)
+    assert len(await rows.query("select from sync_run")) == 1
 
 
 async def test_connecting_a_page_wakes_who_waits_for_checks(database_url: str, rows: Rows) -> None:

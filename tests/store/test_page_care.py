@@ -11,6 +11,7 @@ from pagewire.store.v1.page_care_service_pb2 import (
     ClaimPageChecksRequest,
     GetPageCredentialsRequest,
     RecordPageCheckRequest,
+    ReplaceTokenRequest,
 )
 from pagewire.store.v1.page_care_service_pb2_grpc import (
     PageCareServiceStub,
@@ -255,3 +256,159 @@ async def test_a_page_that_is_not_connected_has_neither_check_nor_token(
 
     assert no_token.value.reason == no_check.value.reason == "PAGE_UNKNOWN"
     assert no_token.value.kind is no_check.value.kind is Kind.MISSING
+
+
+async def stored_token(rows: Rows) -> tuple[str, int]:
+    row = await rows.one("select token, token_version from page where page_id = '1'")
+    return KEYS.open("1", row.token), row.token_version
+
+
+def refreshed(**fields: Any) -> ReplaceTokenRequest:
+    values: dict[str, Any] = {
+        "page_id": "1",
+        "access_token": "EAArefreshed",
+        "token_version": 1,
+        "expire_time": SOON,
+    }
+    return ReplaceTokenRequest(**(values | fields))
+
+
+async def test_a_refreshed_token_is_sealed_in_the_place_of_the_one_it_was_made_from(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1")
+
+    answer = await service.ReplaceToken(refreshed())
+
+    row = await rows.one("select cast(page as text) as shown, token from page")
+    kept = await service.GetPageCredentials(GetPageCredentialsRequest(page_id="1"))
+    assert answer.token_version == 2
+    assert await stored_token(rows) == ("EAArefreshed", 2)
+    assert bytes(row.token).startswith(KEYS.prefix)
+    assert b"EAArefreshed".hex() not in row.shown
+    assert (kept.access_token, kept.token_version) == ("EAArefreshed", 2)
+    assert kept.page.token_expire_time == SOON
+
+
+async def test_a_token_made_from_one_that_was_replaced_since_is_refused(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1", token_version=3)
+
+    with pytest.raises(Refusal) as refused:
+        await service.ReplaceToken(refreshed(token_version=2))
+
+    assert (refused.value.kind, refused.value.reason) == (Kind.STATE, "TOKEN_REPLACED")
+    assert "EAArefreshed" not in refused.value.message
+    assert await stored_token(rows) == ("token-of-1", 3)
+    assert not await rows.query("select 1 from audit")
+
+
+async def test_of_two_that_refresh_at_once_one_is_told_of_the_other(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1")
+
+    ends = await asyncio.gather(
+        *(service.ReplaceToken(refreshed(access_token=f"EAA{n}")) for n in range(4)),
+        return_exceptions=True,
+    )
+
+    refusals = [end for end in ends if isinstance(end, Refusal)]
+    assert [refusal.reason for refusal in refusals] == ["TOKEN_REPLACED"] * 3
+    assert (await stored_token(rows))[1] == 2
+
+
+async def test_a_replacement_that_is_repeated_is_answered_the_same(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1")
+    first = await service.ReplaceToken(refreshed())
+
+    assert await service.ReplaceToken(refreshed()) == first
+    assert await stored_token(rows) == ("EAArefreshed", 2)
+
+
+async def test_the_same_token_with_a_later_end_is_no_new_version(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1")
+
+    answer = await service.ReplaceToken(refreshed(access_token="token-of-1"))
+
+    row = await rows.one("select extract(epoch from token_expires_at) as ends from page")
+    assert answer.token_version == 1
+    assert row.ends == SOON.seconds
+
+
+async def test_a_token_that_no_key_opens_can_be_replaced(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1", token=b"\x04gone" + bytes(40))
+
+    await service.ReplaceToken(refreshed())
+
+    assert await stored_token(rows) == ("EAArefreshed", 2)
+
+
+async def test_who_replaced_a_token_is_in_the_audit_and_the_token_is_not(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1")
+
+    await service.ReplaceToken(refreshed())
+
+    row = await rows.one("select role, action, subject, cast(audit as text) as shown from audit")
+    assert (row.role, row.action, row.subject) == ("sync", "page.refresh_token", "1")
+    assert "EAArefreshed" not in row.shown
+
+
+@pytest.mark.parametrize("access_token", ["", "a b", "tok\u00e9n", "a" * 4097])
+async def test_what_is_no_token_replaces_none(
+    service: "PageCareServiceAsyncStub", rows: Rows, access_token: str
+) -> None:
+    await rows.add_page("1")
+
+    with pytest.raises(Refusal) as refused:
+        await service.ReplaceToken(refreshed(access_token=access_token))
+
+    assert (refused.value.kind, refused.value.metadata["field"]) == (Kind.INVALID, "access_token")
+    assert await stored_token(rows) == ("token-of-1", 1)
+
+
+@pytest.mark.parametrize("page_id", ["2", "3", ""])
+async def test_the_token_of_a_page_that_is_not_connected_is_not_replaced(
+    service: "PageCareServiceAsyncStub", rows: Rows, page_id: str
+) -> None:
+    await rows.add_page("2", connected=False, token=None)
+
+    with pytest.raises(Refusal) as refused:
+        await service.ReplaceToken(refreshed(page_id=page_id))
+
+    assert (refused.value.kind, refused.value.reason) == (Kind.MISSING, "PAGE_UNKNOWN")
+
+
+async def test_when_a_token_ends_is_kept_until_a_check_says_something_else(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1")
+
+    await service.RecordPageCheck(found(token_expire_time=SOON))
+    await service.RecordPageCheck(found())
+
+    row = await rows.one("select extract(epoch from token_expires_at) as ends from page")
+    assert row.ends == SOON.seconds
+
+
+async def test_since_when_a_token_is_stored_is_told_with_it(
+    service: "PageCareServiceAsyncStub", rows: Rows
+) -> None:
+    await rows.add_page("1")
+    unknown = await service.GetPageCredentials(GetPageCredentialsRequest(page_id="1"))
+
+    await service.ReplaceToken(refreshed())
+
+    known = await service.GetPageCredentials(GetPageCredentialsRequest(page_id="1"))
+    row = await rows.one("select extract(epoch from token_since) as since from page")
+    assert not unknown.HasField("token_store_time")
+    assert known.token_store_time.ToNanoseconds() / 1e9 == pytest.approx(float(row.since))

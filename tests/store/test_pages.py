@@ -141,6 +141,23 @@ async def test_the_same_token_again_is_no_new_version(
     assert await stored_token(rows) == ("EAAfirst", 1)
 
 
+async def test_only_another_token_is_young_and_of_unknown_end(
+    service: "PageServiceAsyncStub", rows: Rows
+) -> None:
+    await service.ConnectPage(request())
+    await rows.query(
+        "update page set token_since = '2026-01-01Z', token_expires_at = '2026-03-01Z'"
+    )
+
+    await service.ConnectPage(request(name="New name"))
+    same = await rows.one("select token_since, token_expires_at from page")
+    await service.ConnectPage(request(access_token="EAAsecond"))
+    other = await rows.one("select token_since > '2026-01-02Z', token_expires_at from page")
+
+    assert [each.strftime("%m-%d") for each in same] == ["01-01", "03-01"]
+    assert tuple(other) == (True, None)
+
+
 async def test_a_page_whose_key_is_lost_can_be_connected_again(
     service: "PageServiceAsyncStub", rows: Rows
 ) -> None:
@@ -226,8 +243,8 @@ async def test_a_disconnected_page_is_unknown_and_its_token_gone(
 
     await service.DisconnectPage(DisconnectPageRequest(page_id="1"))
 
-    row = await rows.one("select connected, token, check_due_at from page")
-    assert tuple(row) == (False, None, None)
+    row = await rows.one("select connected, token, token_since, check_due_at from page")
+    assert tuple(row) == (False, None, None, None)
     assert wirings.ended == ["1"]
     with pytest.raises(Refusal) as refused:
         await service.GetPage(GetPageRequest(page_id="1"))

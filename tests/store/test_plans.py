@@ -11,6 +11,8 @@ from pagewire_store import (
     committing,
     echoes,
     marks,
+    mirror_statements,
+    nameless,
     outbox,
     projecting,
     settling,
@@ -20,6 +22,7 @@ from pagewire_store import (
 )
 from pagewire_store.columns import Bulk
 from pagewire_store.database import BY_KEY
+from pagewire_store.mirror_statements import OfPage
 from pagewire_store.trips import Statement
 from tests.support.servers import database_url, migrated_template, postgres_server
 
@@ -30,6 +33,8 @@ MODULES = [
     committing,
     echoes,
     marks,
+    mirror_statements,
+    nameless,
     outbox,
     projecting,
     settling,
@@ -55,6 +60,8 @@ MEANT = {
     "_PAGE_RATES": {"decision_by_time"},
     "_PAUSE_BY_WAITING_ECHOES": {"message_by_conversation"},
     "_WAITING_FOR_ANYBODY": {"conversation_by_update"},
+    "CONVERSATIONS": {"message_by_conversation"},
+    "HELD_CONVERSATIONS": {"message_by_conversation"},
     # Rare, and for nobody on Instagram, where a commenter's id is the one to write to.
     "_TO_ANYBODY": {"outbox_by_conversation"},
 }
@@ -100,9 +107,10 @@ select gen_random_uuid(), now(), 'app', 'x', 1, 'parsed' from n;
 
 def statements_of(module: ModuleType) -> dict[str, str]:
     said = {name: one for name, one in vars(module).items() if isinstance(one, Bulk | Statement)}
+    of_page = {name: one for name, one in vars(module).items() if isinstance(one, OfPage)}
     return {
         name: one.sql if isinstance(one, Bulk) else one.sql.decode() for name, one in said.items()
-    }
+    } | {name: one.carried.sql.decode() for name, one in of_page.items()}
 
 
 def reads_all(plan: str) -> bool:

@@ -13,7 +13,10 @@ from tests.support.stored import Rows, pools, rows
 __all__ = ["database_url", "migrated_template", "pools", "postgres_server", "rows"]
 
 USUAL = Retention(
-    deliveries=timedelta(days=7), quarantine=timedelta(days=30), attempts=timedelta(days=30)
+    deliveries=timedelta(days=7),
+    quarantine=timedelta(days=30),
+    attempts=timedelta(days=30),
+    runs=timedelta(days=30),
 )
 
 
@@ -92,6 +95,20 @@ async def test_attempts_go_after_thirty_days(pools: Pools, kept: Kept, rows: Row
 
     assert await purge(pools.upkeep, USUAL) == 1
     assert [row.tag for row in await rows.query("select tag from attempt")] == ["pw1.new"]
+
+
+async def test_runs_go_thirty_days_after_their_end(pools: Pools, rows: Rows) -> None:
+    now = (await rows.one("select now() as now")).now
+    run = {"page_id": "1", "kind": "comments", "mode": "full", "origin": "request"}
+    old = run | {"created_at": now - timedelta(days=40)}
+    for days in (29, 31):
+        ended = {"state": "failed", "finished_at": now - timedelta(days=days)}
+        await rows.add("sync_run", old | ended | {"run_id": f"ended {days} days ago"})
+    await rows.add("sync_run", old | {"run_id": "going on", "state": "running"})
+
+    assert await purge(pools.upkeep, USUAL) == 1
+    left = await rows.query("select run_id from sync_run order by run_id")
+    assert [row.run_id for row in left] == ["ended 29 days ago", "going on"]
 
 
 async def test_what_is_to_be_purged_goes_chunk_by_chunk(

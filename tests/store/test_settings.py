@@ -27,7 +27,7 @@ def test_what_is_needed_is_enough(environment: pytest.MonkeyPatch) -> None:
 
     assert settings.database_url.get_secret_value() == NEEDED["DATABASE_URL"]
     assert settings.listen == "127.0.0.1:50051"
-    assert settings.database_pool_max == 15
+    assert settings.database_pool_max == 17
     assert settings.archive_after_days == 30
     assert settings.redis_url is None
     assert list(settings.token_keys.by_id) == ["k1"]

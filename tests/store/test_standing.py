@@ -128,6 +128,33 @@ async def test_uncertain_replies_are_shown_with_the_age_of_the_oldest_and_no_oth
     assert 200 <= oldest < 260
 
 
+async def test_history_is_shown_by_how_far_behind_it_is_and_by_what_is_under_way(
+    rows: Rows, pools: Pools
+) -> None:
+    for page_id, state in (("1", "healthy"), ("2", "degraded"), ("3", "blocked")):
+        await rows.add_page(page_id, state=state)
+    mirrors = [("1", "conversations", 100), ("2", "conversations", 3000), ("1", "comments", 50)]
+    for page_id, kind, seconds in [*mirrors, ("3", "conversations", 9000)]:
+        synced_at = await ago(rows, seconds)
+        await rows.add("mirror", page_id=page_id, kind=kind, synced_at=synced_at, gap_from=None)
+    await rows.query("update mirror set gap_from = now() where page_id in ('2', '3')")
+    run = {"kind": "conversations", "mode": "full", "origin": "request"}
+    states = ("running", "queued", "queued", "succeeded")
+    for number, state in enumerate(states):
+        await rows.add("sync_run", run | {"run_id": f"r{number}", "page_id": "1", "state": state})
+
+    await standing.show(pools.upkeep)
+
+    behind = [shown("oldest_synced_seconds", kind=kind) for kind in ("conversations", "comments")]
+    assert None not in behind
+    assert [round(seconds or 0, -3) for seconds in behind] == [3000, 0]
+    assert shown("open_gaps") == 1
+    of = {"kind": "conversations", "mode": "full"}
+    assert shown("open_sync_runs", state="running", **of) == 1
+    assert shown("open_sync_runs", state="queued", **of) == 2
+    assert shown("open_sync_runs", kind="comments", mode="incremental", state="queued") == 0
+
+
 async def test_what_waits_for_a_person_is_shown_by_what_it_is(rows: Rows, pools: Pools) -> None:
     for number, state in enumerate(("parked", "parked", "unknown_page", "done", "pending")):
         await add_event(rows, number, state)

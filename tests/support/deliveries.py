@@ -45,7 +45,8 @@ def at(seconds: float) -> Timestamp:
 def delivery(*events: Event, **fields: Any) -> Delivery:
     fields.setdefault("delivery_id", str(uuid.uuid4()))
     fields.setdefault("body", b'{"object":"page"}')
-    return Delivery(receive_time=at(100), signed_by="app", events=events, **fields)
+    fields.setdefault("signed_by", "app")
+    return Delivery(receive_time=at(100), events=events, **fields)
 
 
 def message(

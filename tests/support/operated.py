@@ -5,7 +5,7 @@ The servicers stand behind the runtime's own server, with the roles that the rea
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,14 +28,20 @@ from pagewire.store.v1.page_service_pb2_grpc import (
     add_PageServiceServicer_to_server,
 )
 from pagewire.sync.v1 import delivery_service_pb2 as delivery_pb
+from pagewire.sync.v1 import history_service_pb2 as history_pb
 from pagewire.sync.v1.delivery_service_pb2_grpc import (
     DeliveryServiceServicer,
     add_DeliveryServiceServicer_to_server,
+)
+from pagewire.sync.v1.history_service_pb2_grpc import (
+    HistoryServiceServicer,
+    add_HistoryServiceServicer_to_server,
 )
 from pagewire.type.v1.decision_pb2 import Decision
 from pagewire.type.v1.page_pb2 import Page, PageState
 from pagewire.type.v1.reply_pb2 import Reply, ReplyState
 from pagewire.type.v1.rule_pb2 import Rule
+from pagewire.type.v1.sync_run_pb2 import SyncMode, SyncRun, SyncState
 from pagewire_rules.access import METHOD_ROLES as RULES_ROLES
 from pagewire_runtime.auth import caller, parse_service_tokens
 from pagewire_runtime.errors import Kind, Refusal
@@ -52,6 +58,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Unknown(Refusal):
     kind = Kind.MISSING
     reason = "PAGE_UNKNOWN"
+
+
+class UnknownRun(Refusal):
+    kind = Kind.MISSING
+    reason = "RUN_UNKNOWN"
 
 
 class Changed(Refusal):
@@ -81,6 +92,13 @@ class Pagewire:
     tried: rules_pb.TryRulesResponse = field(default_factory=rules_pb.TryRulesResponse)
     sent: list[delivery_pb.SendMessageRequest] = field(default_factory=list)
     reply_states: list[ReplyState.ValueType] = field(default_factory=list)
+    started: list[history_pb.StartSyncRequest] = field(default_factory=list)
+    course: dict[str, list[SyncRun | Refusal]] = field(default_factory=dict)
+    """By page: how a run of it goes, as what changes; a refusal ends a watch. At its end a watch
+    that has told of no end stays silent, and calls `silent`."""
+    runs: dict[str, SyncRun] = field(default_factory=dict)  # oldest first
+    watches: int = 0
+    silent: Callable[[], object] = lambda: None
 
 
 class Pages(PageServiceServicer):
@@ -210,6 +228,69 @@ class Operations(OperationServiceServicer):
         return self._held.status
 
 
+class History(HistoryServiceServicer):
+    def __init__(self, held: Pagewire) -> None:
+        self._held = held
+
+    async def StartSync(
+        self, request: history_pb.StartSyncRequest, context: Context
+    ) -> history_pb.StartSyncResponse:
+        held = self._held
+        if request.page_id not in {page.page_id for page in held.pages}:
+            raise Unknown("the page is not connected", page_id=request.page_id)
+        held.started.append(request)
+        run_id = f"run-{len(held.started)}"
+        mode = request.mode or SyncMode.SYNC_MODE_FULL
+        held.runs[run_id] = SyncRun(
+            run_id=run_id,
+            page_id=request.page_id,
+            kind=request.kind,
+            mode=SyncMode.SYNC_MODE_FULL if mode == SyncMode.SYNC_MODE_AUTO else mode,
+            state=SyncState.SYNC_STATE_QUEUED,
+        )
+        return history_pb.StartSyncResponse(run=held.runs[run_id])
+
+    async def GetSyncRun(
+        self, request: history_pb.GetSyncRunRequest, context: Context
+    ) -> history_pb.GetSyncRunResponse:
+        return history_pb.GetSyncRunResponse(run=self._known(request.run_id))
+
+    async def ListSyncRuns(
+        self, request: history_pb.ListSyncRunsRequest, context: Context
+    ) -> history_pb.ListSyncRunsResponse:
+        runs = [run for run in self._held.runs.values() if request.page_id in ("", run.page_id)]
+        return history_pb.ListSyncRunsResponse(runs=runs[::-1][: request.page_size])
+
+    async def WatchSyncRun(
+        self, request: history_pb.WatchSyncRunRequest, context: Context
+    ) -> AsyncIterator[history_pb.WatchSyncRunResponse]:
+        run = self._known(request.run_id)
+        self._held.watches += 1
+        yield history_pb.WatchSyncRunResponse(run=run)
+        course = self._held.course.setdefault(run.page_id, [])
+        while course:
+            now = course.pop(0)
+            if isinstance(now, Refusal):
+                raise now
+            run.MergeFrom(now)
+            yield history_pb.WatchSyncRunResponse(run=run)
+        self._held.silent()
+        await asyncio.Event().wait()
+
+    async def CancelSyncRun(
+        self, request: history_pb.CancelSyncRunRequest, context: Context
+    ) -> history_pb.CancelSyncRunResponse:
+        run = self._known(request.run_id)
+        if run.state == SyncState.SYNC_STATE_QUEUED:
+            run.state = SyncState.SYNC_STATE_CANCELLED
+        return history_pb.CancelSyncRunResponse(run=run)
+
+    def _known(self, run_id: str) -> SyncRun:
+        if run_id not in self._held.runs:
+            raise UnknownRun("there is no such run", run_id=run_id)
+        return self._held.runs[run_id]
+
+
 class Delivery(DeliveryServiceServicer):
     def __init__(self, held: Pagewire) -> None:
         self._held = held
@@ -257,6 +338,7 @@ async def _serve(held: Pagewire, ready: threading.Event, stop: asyncio.Event) ->
         add_RuleServiceServicer_to_server(Rules(held), server)  # type: ignore[abstract]
         add_OperationServiceServicer_to_server(Operations(held), server)  # type: ignore[abstract]
         add_DeliveryServiceServicer_to_server(Delivery(held), server)  # type: ignore[abstract]
+        add_HistoryServiceServicer_to_server(History(held), server)
 
     async with serving(
         "127.0.0.1:0",

@@ -34,6 +34,11 @@ class PageUnknown(Refusal):
     reason = "PAGE_UNKNOWN"
 
 
+class TokenReplaced(Refusal):
+    kind = Kind.STATE
+    reason = "TOKEN_REPLACED"
+
+
 def reply(number: int = 1, **fields: Any) -> ClaimedReply:
     """A rule's answer to a person who wrote a minute ago; a `text` of None says nothing."""
     now = datetime.now(UTC)
@@ -370,6 +375,8 @@ class FakePages:
     pages: dict[str, tuple[Page, str, int]] = field(default_factory=dict)
     due: list[str] = field(default_factory=list)
     found: list[care.RecordPageCheckRequest] = field(default_factory=list)
+    since: dict[str, datetime] = field(default_factory=dict)
+    """When a page's token came to be stored, where that is told."""
     asked: int = 0
 
     def connect(
@@ -407,7 +414,22 @@ class FakePages:
         if request.page_id not in self.pages:
             raise PageUnknown("there is no such page")
         page, token, version = self.pages[request.page_id]
-        return care.GetPageCredentialsResponse(page=page, access_token=token, token_version=version)
+        answer = care.GetPageCredentialsResponse(
+            page=page, access_token=token, token_version=version
+        )
+        if since := self.since.get(request.page_id):
+            answer.token_store_time.FromDatetime(since)
+        return answer
+
+    async def ReplaceToken(self, request: care.ReplaceTokenRequest) -> care.ReplaceTokenResponse:
+        if request.page_id not in self.pages:
+            raise PageUnknown("there is no such page")
+        page, _, version = self.pages[request.page_id]
+        if request.token_version != version:
+            raise TokenReplaced("another token is stored")
+        page.token_expire_time.CopyFrom(request.expire_time)
+        self.pages[request.page_id] = page, request.access_token, version + 1
+        return care.ReplaceTokenResponse(token_version=version + 1)
 
     async def ClaimPageChecks(
         self, request: care.ClaimPageChecksRequest

@@ -1,5 +1,6 @@
 """The services behind the webhook service, as a test wants them: real gRPC, made-up answers."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from pagewire.store.v1 import (
     operation_service_pb2,
     page_service_pb2,
 )
-from pagewire.sync.v1 import delivery_service_pb2
+from pagewire.sync.v1 import delivery_service_pb2, history_service_pb2
 from pagewire.type.v1.reply_pb2 import Reply, ReplyState
 from pagewire.type.v1.rule_pb2 import Rule
 from pagewire_runtime.auth import Caller, caller, parse_service_tokens
@@ -45,6 +46,7 @@ SERVICES: list[ServiceDescriptor] = [
         clock_service_pb2,
         conversation_service_pb2,
         delivery_service_pb2,
+        history_service_pb2,
         ingest_service_pb2,
         lane_service_pb2,
         operation_service_pb2,
@@ -55,12 +57,19 @@ SERVICES: list[ServiceDescriptor] = [
 ]
 
 Answer = Message | Refusal | Callable[[Any], Message | Awaitable[Message]]
+Streamed = Callable[[Any], AsyncIterator[Message]]
 
 
 def _with_given_fields(rule: Rule) -> Rule:
     stored = Rule(rule_id="rule-1", version=1, create_time=NOW, update_time=NOW)
     stored.MergeFrom(rule)
     return stored
+
+
+async def _nothing(_: Any) -> AsyncIterator[Message]:
+    nothing: list[Message] = []
+    for each in nothing:
+        yield each
 
 
 def _reply(_: Any) -> Reply:
@@ -95,9 +104,13 @@ USUAL: dict[str, Answer] = {
 
 @dataclass
 class Upstream:
-    """Answers each method as `answers` says, by the method's name; an empty message else."""
+    """Answers each method as `answers` says, by the method's name; an empty message else.
+
+    One whose answer is a stream answers as `streams` says; without a message else.
+    """
 
     answers: dict[str, Answer] = field(default_factory=lambda: dict(USUAL))
+    streams: dict[str, Streamed] = field(default_factory=dict)
     requests: list[Any] = field(default_factory=list)
     callers: list[Caller] = field(default_factory=list)
     server: Server | None = None
@@ -116,6 +129,8 @@ class Upstream:
 
     def _handler(self, method: Any) -> Any:
         output = GetMessageClass(method.output_type)
+        if method.server_streaming:
+            return self._streaming_handler(method, output)
 
         async def handle(request: Message, _: Any) -> Message:
             self.requests.append(request)
@@ -130,6 +145,20 @@ class Upstream:
             return found
 
         return grpc.unary_unary_rpc_method_handler(
+            handle,
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=output.SerializeToString,
+        )
+
+    def _streaming_handler(self, method: Any, output: Any) -> Any:
+        async def handle(request: Message, _: Any) -> AsyncIterator[Message]:
+            self.requests.append(request)
+            self.callers.append(caller())
+            async for found in self.streams.get(method.name, _nothing)(request):
+                assert isinstance(found, output)
+                yield found
+
+        return grpc.unary_stream_rpc_method_handler(
             handle,
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=output.SerializeToString,
@@ -160,7 +189,9 @@ async def running_upstream() -> AsyncIterator[tuple[Upstream, Upstreams]]:
 
 
 @asynccontextmanager
-async def running_api(upstreams: Upstreams) -> AsyncIterator[httpx.AsyncClient]:
+async def running_api(
+    upstreams: Upstreams, stopping: asyncio.Event | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the API with a key, which checks every answer against the API's document."""
     document = openapi.document(operations_of(upstreams))
 
@@ -169,7 +200,7 @@ async def running_api(upstreams: Upstreams) -> AsyncIterator[httpx.AsyncClient]:
         check_documented(document, response)
 
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=operator_app(upstreams, KEYS)),
+        transport=httpx.ASGITransport(app=operator_app(upstreams, KEYS, stopping=stopping)),
         base_url="http://operator",
         headers={"Authorization": f"Bearer {KEYS[0]}"},
         event_hooks={"response": [check]},

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagewire_sync.budget import RATES, Budget, Product
+from pagewire_sync.budget import RATES, Budget, Product, Rate
 from pagewire_sync.usage import Usage
 
 PER_SECOND = {
@@ -160,3 +160,19 @@ def test_where_the_app_nears_its_limit_the_page_that_learnt_it_stops_for_a_minut
 
     assert budget.wait("p1", Product.PAGE, 1000.0) == pytest.approx(60)
     assert budget.wait("p2", Product.PAGE, 1000.0) == 0
+
+
+def test_what_is_left_is_what_graph_last_said() -> None:
+    budget = Budget()
+    budget.observe("p1", Usage(app=10, account=80), 1000.0)
+    budget.observe("p2", Usage(account=130), 1000.0)
+
+    assert [budget.left_percent(page) for page in ("p1", "p2", "p3")] == [20, 0, 100]
+
+
+def test_other_rates_than_metas_are_kept_to() -> None:
+    budget = Budget({**RATES, Product.CONVERSATIONS: Rate(10, 1)})
+
+    times = call_times(budget, "p", Product.CONVERSATIONS, [1000.0] * 3)
+
+    assert times == pytest.approx([1000.0, 1000.1, 1000.2])

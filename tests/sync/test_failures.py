@@ -15,6 +15,7 @@ TABLE: list[tuple[Failure, list[tuple[int, int | None]], int]] = [
     ),
     (Failure.TRANSIENT, [(2, None), (960, None)], 400),
     (Failure.APP_THROTTLED, [(4, None)], 403),
+    (Failure.VERSION, [(2635, None)], 400),
     (Failure.THROTTLED, [(17, None), (32, None), (80001, None), (80006, None), (80002, None)], 400),
     (
         Failure.THROTTLED,

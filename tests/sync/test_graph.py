@@ -511,6 +511,16 @@ async def test_an_error_that_asks_to_wait_stops_its_page_alone(code: int, second
     assert budget.wait("105", Product.SEND, now) == 0
 
 
+async def test_a_permission_that_a_read_lacks_stops_no_send() -> None:
+    budget = Budget()
+
+    error = await mocked(failing(403, 10), budget).get(PAGE, "7", "", {}, operation="profile")
+
+    assert isinstance(error, GraphError)
+    assert error.failure is Failure.PERMISSION
+    assert budget.stopped("104", asyncio.get_running_loop().time()) == 0
+
+
 async def test_the_time_that_meta_names_goes_before_ours() -> None:
     budget = Budget()
     usage = '{"104":[{"call_count":10,"estimated_time_to_regain_access":19}]}'

@@ -5,28 +5,17 @@ from typing import Any
 
 import pytest
 
-from pagewire.type.v1.page_pb2 import Login, Page, PageState, Platform
+from pagewire.type.v1.page_pb2 import Page, PageState
+from pagewire_runtime import metrics
 from pagewire_runtime.errors import Unavailable
 from pagewire_simulator.client import AccountView
 from pagewire_simulator.faults import Script
 from pagewire_simulator.subscriptions import INSTAGRAM_FIELDS as KNOWN_INSTAGRAM_FIELDS
 from pagewire_simulator.subscriptions import PAGE_FIELDS as KNOWN_PAGE_FIELDS
 from pagewire_sync.credentials import CredentialCache
-from pagewire_sync.failures import Failure, GraphError
-from pagewire_sync.graph import App, OutcomeUnknown
-from pagewire_sync.pagecare import (
-    BLOCKED_AGAIN,
-    HEALTHY,
-    HEALTHY_AGAIN,
-    INSTAGRAM_FIELDS,
-    PAGE_FIELDS,
-    TROUBLED_AGAIN,
-    UNREACHABLE_AGAIN,
-    PageCare,
-    subscribed_fields,
-    token_finding,
-    troubled,
-)
+from pagewire_sync.graph import App
+from pagewire_sync.page_states import AT_ONCE, DAILY, HOURLY
+from pagewire_sync.pagecare import INSTAGRAM_FIELDS, PAGE_FIELDS, PageCare, subscribed_fields
 from tests.support.outbox import PAGE
 from tests.support.sending import OUR_APP, Meta, running
 
@@ -71,7 +60,7 @@ async def test_a_connected_page_is_subscribed_and_that_is_read_back(meta: Meta) 
 
     finding = await checked(meta, account)
 
-    assert finding == ("healthy", "", HEALTHY_AGAIN)
+    assert finding == ("healthy", "", DAILY)
     assert await subscriptions(meta, account) == PAGE_FIELDS
     assert await operations(meta) == ["subscription", "subscribe", "subscription", "debug_token"]
 
@@ -83,7 +72,7 @@ async def test_an_account_of_instagram_login_is_subscribed_to_instagram_s_fields
 
     finding = await checked(meta, account)
 
-    assert finding == ("healthy", "", HEALTHY_AGAIN)
+    assert finding == ("healthy", "", DAILY)
     assert await subscriptions(meta, account) == INSTAGRAM_FIELDS
     assert "debug_token" not in await operations(meta)
 
@@ -93,7 +82,7 @@ async def test_an_instagram_account_of_facebook_login_has_its_page_subscribed(me
 
     finding = await checked(meta, account)
 
-    assert finding == ("healthy", "", HEALTHY_AGAIN)
+    assert finding == ("healthy", "", DAILY)
     assert await subscriptions(meta, account) == {"feed"}
 
 
@@ -129,13 +118,13 @@ def test_every_field_is_one_that_meta_knows_for_the_login() -> None:
 @pytest.mark.parametrize(
     ("fault", "finding"),
     [
-        ("token_expired", ("blocked", "token_invalid", BLOCKED_AGAIN)),
-        ("permission", ("blocked", "permission_missing", BLOCKED_AGAIN)),
-        ("policy", ("degraded", "graph_368", TROUBLED_AGAIN)),
-        ("error", ("degraded", "graph_1", UNREACHABLE_AGAIN)),
-        ("app_throttled", ("degraded", "graph_4", UNREACHABLE_AGAIN)),
-        ("empty", ("degraded", "graph_answer_unreadable", UNREACHABLE_AGAIN)),
-        ("html", ("degraded", "graph_answer_unreadable", UNREACHABLE_AGAIN)),
+        ("token_expired", ("blocked", "token_expired", HOURLY)),
+        ("permission", ("blocked", "permission_missing", HOURLY)),
+        ("policy", ("degraded", "restricted", HOURLY)),
+        ("error", ("degraded", "graph_1", AT_ONCE)),
+        ("app_throttled", ("degraded", "graph_4", AT_ONCE)),
+        ("empty", ("degraded", "graph_answer_unreadable", AT_ONCE)),
+        ("html", ("degraded", "graph_answer_unreadable", AT_ONCE)),
     ],
 )
 @pytest.mark.parametrize("endpoint", ["subscribe", "subscription"])
@@ -154,7 +143,7 @@ async def test_a_wrong_app_secret_has_a_name(meta: Meta) -> None:
 
     finding = await checked(meta, account)
 
-    assert finding == ("blocked", "app_secret_wrong", BLOCKED_AGAIN)
+    assert finding == ("blocked", "app_secret_wrong", HOURLY)
 
 
 @pytest.mark.parametrize("state", ["healthy", "expiring", "blocked"])
@@ -164,17 +153,50 @@ async def test_where_nothing_was_learnt_a_page_stays_as_it_was(meta: Meta, state
     page.state, page.state_reason = STATES[state], "as_before"
     await meta.simulator.faults(Script(fault="unavailable"))
 
-    assert await checked(meta, account) == (state, "as_before", UNREACHABLE_AGAIN)
+    assert await checked(meta, account) == (state, "as_before", AT_ONCE)
+
+
+def repairs(end: str) -> float:
+    return (
+        metrics.registry.get_sample_value("pagewire_subscription_repairs_total", {"end": end})
+        or 0.0
+    )
+
+
+async def test_a_field_that_went_missing_is_subscribed_again_and_counted(meta: Meta) -> None:
+    account = await meta.page()
+    page = meta.pages.pages[account.id][0]
+    page.state, page.state_reason = STATES["healthy"], ""
+    await unsubscribed(meta, account, *(PAGE_FIELDS - {"message_echoes"}))
+    before = repairs("repaired")
+
+    finding = await checked(meta, account)
+
+    assert finding == ("healthy", "", DAILY)
+    assert await subscriptions(meta, account) == PAGE_FIELDS
+    assert repairs("repaired") == before + 1
+
+
+async def test_the_first_subscription_is_no_repair(meta: Meta) -> None:
+    account = await unsubscribed(meta, await meta.page())
+    before = repairs("repaired")
+
+    await checked(meta, account)
+
+    assert repairs("repaired") == before
 
 
 async def test_a_subscription_that_does_not_show_is_missing(meta: Meta) -> None:
     account = await unsubscribed(meta, await meta.page())
+    meta.pages.pages[account.id][0].state_reason = "subscription_missing"
     other = PageCare(meta.pages, CredentialCache(meta.pages), meta.graph, "another app")
+    before = repairs("missing")
 
     await other.check(meta.pages.pages[account.id][0])
 
     assert meta.pages.found[-1].state == PageState.PAGE_STATE_DEGRADED
     assert meta.pages.found[-1].state_reason == "subscription_missing"
+    assert repairs("missing") == before + 1
 
 
 async def test_a_token_that_ends_soon_is_told_of(meta: Meta) -> None:
@@ -187,35 +209,8 @@ async def test_a_token_that_ends_soon_is_told_of(meta: Meta) -> None:
 
     assert meta.pages.found[-1].state == PageState.PAGE_STATE_EXPIRING
     assert meta.pages.found[-1].state_reason == "token_expires_soon"
-
-
-@pytest.mark.parametrize("fault", [{"is_valid": False}, {"is_valid": None}, {}])
-def test_a_token_that_is_not_said_to_be_valid_is_invalid(fault: dict[str, Any]) -> None:
-    finding = token_finding({"data": fault}, NOW)
-
-    assert (finding.state, finding.reason) == (STATES["blocked"], "token_invalid")
-
-
-@pytest.mark.parametrize(
-    ("ends", "healthy"),
-    [
-        ({}, True),
-        ({"expires_at": 0, "data_access_expires_at": 0}, True),
-        ({"expires_at": int((NOW + timedelta(days=8)).timestamp())}, True),
-        ({"expires_at": int((NOW + timedelta(days=6)).timestamp())}, False),
-        ({"data_access_expires_at": int((NOW + timedelta(days=6)).timestamp())}, False),
-    ],
-)
-def test_a_token_ends_soon_within_a_week(ends: dict[str, int], healthy: bool) -> None:
-    finding = token_finding({"data": {"is_valid": True} | ends}, NOW)
-
-    assert (finding == HEALTHY) is healthy
-
-
-@pytest.mark.parametrize("body", [{}, {"data": []}, {"data": None}])
-def test_an_inspection_that_cannot_be_read_says_nothing(body: dict[str, Any]) -> None:
-    with pytest.raises(OutcomeUnknown):
-        token_finding(body, NOW)
+    ends = meta.pages.found[-1].token_expire_time.ToDatetime(UTC)
+    assert ends == soon.replace(microsecond=0)
 
 
 async def test_an_inspection_that_fails_harms_no_page(meta: Meta) -> None:
@@ -224,7 +219,7 @@ async def test_an_inspection_that_fails_harms_no_page(meta: Meta) -> None:
 
     finding = await checked(meta, account)
 
-    assert finding == ("healthy", "", HEALTHY_AGAIN)
+    assert finding == ("healthy", "", DAILY)
 
 
 async def test_the_check_tells_the_version_of_the_token_that_it_saw(meta: Meta) -> None:
@@ -297,21 +292,6 @@ def test_only_our_own_app_s_fields_count(body: dict[str, Any], fields: set[str])
 
 def test_on_instagram_s_host_the_app_has_another_id() -> None:
     assert subscribed_fields({"data": [OURS]}, None) == {"messages", "feed"}
-
-
-@pytest.mark.parametrize("failure", Failure)
-def test_every_error_says_something_of_a_page(failure: Failure) -> None:
-    page = Page(
-        page_id=PAGE,
-        platform=Platform.PLATFORM_MESSENGER,
-        login=Login.LOGIN_FACEBOOK,
-        state=STATES["degraded"],
-    )
-
-    finding = troubled(page, GraphError(failure, 400, 100))
-
-    assert finding.state in (STATES["degraded"], STATES["blocked"])
-    assert finding.reason
 
 
 @pytest.mark.parametrize(

@@ -120,11 +120,10 @@ async def test_a_message_that_was_not_accepted_is_not_found(meta: Meta, kind: st
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-@pytest.mark.parametrize("kind", ["page", "instagram_account"])
 async def test_in_a_dense_conversation_a_look_reads_back_to_the_attempt(
-    meta: Meta, kind: str, accepted: bool
+    meta: Meta, accepted: bool
 ) -> None:
-    account = await getattr(meta, kind)()
+    account = await meta.page()
     claimed = await meta.message(account)
     mid = await sent(meta, claimed) if accepted else ""
     await written(meta, account, claimed, 3 * PAGE_SIZE)
@@ -132,6 +131,53 @@ async def test_in_a_dense_conversation_a_look_reads_back_to_the_attempt(
     result = await reader(meta).look(uncertain(claimed))
 
     assert (result.found_mid, result.clean) == (mid, not accepted)
+
+
+INSTAGRAM = ["linked_account", "instagram_account"]
+DETAILED = 20
+"""Of an Instagram thread's messages."""
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("kind", INSTAGRAM)
+async def test_among_an_instagram_thread_s_newest_20_a_look_tells(
+    meta: Meta, kind: str, accepted: bool
+) -> None:
+    account = await getattr(meta, kind)()
+    claimed = await meta.message(account, ago=3600)
+    mid = await sent(meta, claimed) if accepted else ""
+    await written(meta, account, claimed, DETAILED - accepted)
+
+    result = await reader(meta).look(uncertain(claimed))
+
+    assert (result.found_mid, result.clean) == (mid, not accepted)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("kind", INSTAGRAM)
+async def test_of_what_an_instagram_thread_shows_without_details_a_look_proves_nothing(
+    meta: Meta, kind: str, accepted: bool
+) -> None:
+    account = await getattr(meta, kind)()
+    claimed = await meta.message(account, ago=3600)
+    if accepted:
+        await sent(meta, claimed)
+    await written(meta, account, claimed, DETAILED + 1 - accepted)
+
+    result = await reader(meta).look(uncertain(claimed))
+
+    assert result.error == "details_missing"
+
+
+async def test_messages_without_details_that_are_other_replies_leave_no_doubt(meta: Meta) -> None:
+    account = await meta.instagram_account()
+    claimed = await meta.message(account, ago=3600)
+    others = [await sent(meta, claimed) for _ in range(3)]
+    await written(meta, account, claimed, DETAILED)
+
+    result = await reader(meta).look(uncertain(claimed, bound=tuple(others)))
+
+    assert result.clean
 
 
 @pytest.mark.parametrize("kind", ["page", "instagram_account"])

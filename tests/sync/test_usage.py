@@ -73,3 +73,23 @@ def test_no_figure_is_believed_beyond_a_day(figure: float) -> None:
 
     assert 0 <= usage.account <= 1440
     assert 0 <= usage.regain_seconds <= 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("3601", 3600),
+        ("9" * 5_000, 3600),
+        ("-5", 0),
+        ("1.5", 0),
+        ("²", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("", 0),
+    ],
+)
+def test_a_retry_after_is_a_number_of_seconds_up_to_an_hour_or_nothing(
+    header: str, seconds: float
+) -> None:
+    assert read_usage({"retry-after": header}).retry_after == seconds

@@ -24,10 +24,16 @@ def replicas() -> dict[str, int]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def env() -> dict[str, str]:
+    """Settings that are not the defaults."""
+    return {}
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def live(replicas: dict[str, int]) -> AsyncIterator[Live]:
+async def live(replicas: dict[str, int], env: dict[str, str]) -> AsyncIterator[Live]:
     with tempfile.TemporaryDirectory(prefix="pagewire-system-") as folder:
-        async with running(Path(folder), replicas=replicas) as system:
+        async with running(Path(folder), replicas=replicas, env=env) as system:
             key = system.env["API_KEYS"].split(",")[0]
             headers = {"Authorization": f"Bearer {key}"}
             async with (

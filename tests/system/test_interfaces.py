@@ -187,7 +187,7 @@ async def test_what_is_refused_is_named_as_the_body_names_it(
 async def test_lists_answer_what_the_document_says(api: httpx.AsyncClient) -> None:
     document = (await api.get("/api/openapi.json")).json()
 
-    for name in ("pages", "rules", "decisions", "conversations", "comments"):
+    for name in ("pages", "rules", "decisions", "conversations", "comments", "sync-runs"):
         response = await api.get(f"/api/{name}", params={"page_id": PAGE})
         answers: dict[str, Any] = document["paths"][f"/api/{name}"]["get"]["responses"]
         schema = answers["200"]["content"]["application/json"]["schema"]
@@ -197,6 +197,58 @@ async def test_lists_answer_what_the_document_says(api: httpx.AsyncClient) -> No
         Draft202012Validator(schema | {"components": document["components"]}).validate(
             response.json()
         )
+
+
+@pytest.mark.parametrize("kind", ["conversations", "messages", "comments"])
+async def test_a_run_that_is_waited_for_is_answered_as_it_ended_and_shown_so_ever_after(
+    api: httpx.AsyncClient, kind: str
+) -> None:
+    body = {"pageId": PAGE, "facebookPageId": PAGE, "mode": "full"}
+
+    ended = await api.post(f"/api/{kind}/sync", params={"wait": "true"}, json=body)
+    path = f"/api/sync-runs/{ended.json()['run_id']}"
+    shown = (await api.get(path)).json()
+    told = (await api.get(f"{path}/events")).text
+    cancelled = await api.delete(path)
+    after = (await api.get(path)).json()
+
+    assert ended.status_code == 200
+    assert (shown["state"], shown["mode"], shown["error"]) == ("succeeded", "full", None)
+    assert shown["kind"] == ("comments" if kind == "comments" else "conversations")
+    assert shown["graph_calls"] >= 1
+    assert [json.loads(line[6:]) for line in told.splitlines() if line] == [shown]
+    assert (cancelled.status_code, cancelled.json()) == (200, {})
+    assert ended.json() == shown == after
+
+
+async def test_every_page_has_a_run_where_all_are_synced(api: httpx.AsyncClient) -> None:
+    begun = await api.post("/api/conversations/sync-all", json={})
+    run_ids = begun.json()["run_ids"]
+    of_page = (await api.get("/api/sync-runs", params={"page_id": PAGE})).json()["runs"]
+
+    assert begun.status_code == 202
+    assert run_ids
+    assert {run["run_id"] for run in of_page} >= set(run_ids)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "reason"),
+    [
+        ("POST", "/api/conversations/sync", "PAGE_UNKNOWN"),
+        ("POST", "/api/pages/900/repair", "PAGE_UNKNOWN"),
+        ("GET", "/api/sync-runs/run-0000000000000000", "RUN_UNKNOWN"),
+        ("GET", "/api/sync-runs/no-run/events", "RUN_UNKNOWN"),
+        ("DELETE", "/api/sync-runs/no-run", "RUN_UNKNOWN"),
+    ],
+)
+async def test_a_page_or_a_run_that_is_not_there_is_404(
+    api: httpx.AsyncClient, method: str, path: str, reason: str
+) -> None:
+    body = {"pageId": "900"} if "conversations" in path else {} if method == "POST" else None
+
+    response = await api.request(method, path, json=body)
+
+    assert (response.status_code, response.json()["error"]["reason"]) == (404, reason)
 
 
 @pytest.mark.parametrize(("part", "method"), METHODS)

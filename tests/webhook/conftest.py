@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -21,7 +22,15 @@ def upstream(behind: tuple[Upstream, Upstreams]) -> Upstream:
 
 
 @pytest.fixture
-async def api(behind: tuple[Upstream, Upstreams]) -> AsyncIterator[httpx.AsyncClient]:
+def stopping() -> asyncio.Event:
+    """To be set when the operator's server begins to drain."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def api(
+    behind: tuple[Upstream, Upstreams], stopping: asyncio.Event
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the API; each answer that it gets must be one that the document promises."""
-    async with running_api(behind[1]) as client:
+    async with running_api(behind[1], stopping) as client:
         yield client

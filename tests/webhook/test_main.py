@@ -22,6 +22,7 @@ from pagewire.store.v1.ingest_service_pb2 import (
     DeliveryState,
     IngestRequest,
     IngestResponse,
+    ReportReceptionRequest,
 )
 from pagewire.store.v1.lane_service_pb2 import (
     ClaimedEvent,
@@ -35,6 +36,8 @@ from pagewire.store.v1.lane_service_pb2 import (
     LaneResult,
 )
 from pagewire.store.v1.page_service_pb2 import ListPagesRequest
+from pagewire.sync.v1.history_service_pb2 import StartSyncResponse, WatchSyncRunResponse
+from pagewire.type.v1.sync_run_pb2 import SYNC_STATE_RUNNING, SyncRun
 from pagewire_webhook.main import arguments, new_owner, working
 from tests.support.upstreams import KEYS, SERVICE_TOKENS, Upstream
 
@@ -199,6 +202,34 @@ async def test_a_stopped_process_frees_the_lanes_that_it_holds(upstream: Upstrea
     assert code == 0
 
 
+async def test_who_waits_for_a_run_is_sent_away_when_the_process_stops(upstream: Upstream) -> None:
+    run = SyncRun(run_id="run-1", page_id="1", state=SYNC_STATE_RUNNING)
+    watched = asyncio.Event()
+
+    async def watch(_: Any) -> AsyncIterator[Message]:
+        yield WatchSyncRunResponse(run=run)
+        watched.set()
+        await asyncio.Event().wait()
+
+    upstream.answers["StartSync"] = StartSyncResponse(run=run)
+    upstream.streams["WatchSyncRun"] = watch
+    environment = {"SERVICE_TOKENS": SERVICE_TOKENS, "API_KEYS": ",".join(KEYS)}
+
+    async with (
+        running(upstream, "--parts", "operator", **environment) as service,
+        client() as http,
+    ):
+        url = f"http://127.0.0.1:{service.ports[0]}/api/conversations/sync?wait=true"
+        waiting = asyncio.create_task(http.post(url, json={"pageId": "1"}, headers=KEY))
+        async with asyncio.timeout(START_SECONDS):
+            await watched.wait()
+        code = await service.ended()
+        answer = await waiting
+
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "STOPPING")
+    assert code == 0
+
+
 async def test_the_public_part_stands_alone_with_its_own_secrets_only(upstream: Upstream) -> None:
     async with running(upstream, "--parts", "public", **OF_PUBLIC) as service, client() as http:
         (public,) = service.ports
@@ -213,7 +244,11 @@ async def test_the_public_part_stands_alone_with_its_own_secrets_only(upstream: 
         code = await service.ended()
 
     assert handshake.text == "1158201444"
-    assert {type(each) for each in upstream.requests} <= {GetTimeRequest}
+    reports = [each for each in upstream.requests if isinstance(each, ReportReceptionRequest)]
+    others = [each for each in upstream.requests if not isinstance(each, ReportReceptionRequest)]
+    assert {type(each) for each in others} <= {GetTimeRequest}
+    assert [each.is_last for each in reports] == [False] * (len(reports) - 1) + [True]
+    assert len({each.edge for each in reports}) == 1
     assert code == 0
 
 

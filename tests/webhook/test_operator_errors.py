@@ -259,13 +259,6 @@ async def test_what_nobody_foresaw_is_500_and_tells_nothing() -> None:
 
 
 UNBUILT = [
-    ("POST", "/api/conversations/sync"),
-    ("POST", "/api/messages/sync"),
-    ("POST", "/api/comments/sync"),
-    ("POST", "/api/conversations/sync-all"),
-    ("GET", "/api/sync-runs/run-1"),
-    ("DELETE", "/api/sync-runs/run-1"),
-    ("GET", "/api/sync-runs/run-1/events"),
     ("POST", "/api/rules/backtest"),
     ("POST", "/api/archive"),
     ("GET", "/api/events"),

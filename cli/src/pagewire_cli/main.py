@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from pagewire_cli import decisions, pages, parked, quarantine, replies, rules, status
+from pagewire_cli import decisions, pages, parked, quarantine, replies, rules, runs, status, sync
 from pagewire_cli.connection import ROLE, person
 from pagewire_cli.exits import Exit, Failure, Misused
 from pagewire_cli.output import remark
 from pagewire_runtime.auth import Caller, actor_from, calling_as
 
-HELP = """Operate Pagewire: pages, rules, decisions, replies, and what waits for a person.
+HELP = """Operate Pagewire: pages, rules, decisions, replies, history, and what waits for a person.
 
 It finds the Pagewire that `make up` started (its folder .pagewire here, above, or in
 PAGEWIRE_DATA_DIR), or the one that STORE_TARGET, RULES_TARGET, SYNC_TARGET and SERVICE_TOKENS
@@ -26,6 +26,7 @@ Exit codes: 0 done; 1 refused, or not well; 2 wrong usage; 3 Pagewire can't be r
 \b
 pagewire status
 pagewire pages connect 101 --platform messenger --name "Corner shop"
+pagewire sync --all
 pagewire rules apply rules.json
 pagewire decisions tail --follow
 """
@@ -42,6 +43,9 @@ app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")
 app.command()(replies.reply)
 app.command()(status.status)
+app.command()(sync.sync)
+app.command()(sync.repair)
+app.add_typer(runs.app, name="runs")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(parked.app, name="parked")
 

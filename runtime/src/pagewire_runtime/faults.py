@@ -78,6 +78,9 @@ POINTS = {
     "sync.look.claimed": "an uncertain reply is handed out to be looked for; reply id, page",
     "sync.look.looked": "Graph was asked for it, nothing is recorded; reply id, page",
     "sync.look.recorded": "the store has what the look found; reply id, page",
+    "sync.page.after_read": "history was read from Graph, nothing of it is stored; page",
+    "sync.page.after_upsert": "the store has it, how far the run is stands nowhere; page",
+    "sync.page.before_save": "how far runs are is about to be written down; pages",
 } | {
     f"{part}.{moment}": f"{what}: {when}"
     for part, what in _TRANSACTIONS.items()

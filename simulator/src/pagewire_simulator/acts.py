@@ -3,7 +3,7 @@
 Each act is a struct of plain fields with a ``do`` that returns what was made. ``account`` is an
 account id; ``person`` a PSID or IGSID, created on the spot where it is None or new. ``ago``
 (seconds) puts the act into the past. ``repeat`` sends the delivery twice; ``standby`` puts a
-messaging event on the standby channel.
+messaging event on the standby channel. ``silently``: it happens, and the app never hears of it.
 """
 
 from typing import Any
@@ -33,6 +33,7 @@ class Act(msgspec.Struct, kw_only=True, tag_field="act"):
     person: str | None = None
     ago: float | None = None
     repeat: Repeat | None = None
+    silently: bool = False
 
     def do(self, meta: Meta, *, held: bool = False) -> Done:
         """Raises world.Unknown."""
@@ -70,6 +71,8 @@ class MessagingAct(Act, kw_only=True):
         mid: str | None,
         held: bool,
     ) -> Done:
+        if self.silently:
+            return Done(person=person.id, mid=mid, timestamp=at)
         event = meta.tell(
             account,
             bodies.item(person.id, account.id, at, payload),
@@ -98,7 +101,14 @@ class Say(MessagingAct, tag="say", kw_only=True):
     def do(self, meta: Meta, *, held: bool = False) -> Done:
         account, person = self._who(meta)
         at = self._moment(meta, account, person)
-        made = meta.world.receive(account, person, at, text=self.text, attachments=self.attachments)
+        made = meta.world.receive(
+            account,
+            person,
+            at,
+            text=self.text,
+            attachments=self.attachments,
+            reply_to=self.reply_to,
+        )
         payload = bodies.message(
             made.mid,
             self.text,
@@ -119,8 +129,9 @@ class StoryReply(MessagingAct, tag="story_reply", kw_only=True):
     def do(self, meta: Meta, *, held: bool = False) -> Done:
         account, person = self._who(meta)
         at = self._moment(meta, account, person)
-        made = meta.world.receive(account, person, at, text=self.text)
         story = self.story or meta.world.ids.media()
+        told = ("reply_to", story)
+        made = meta.world.receive(account, person, at, text=self.text, story=told)
         payload = bodies.story_reply(made.mid, self.text, story, cdn(story))
         return self._tell(meta, account, person, at, payload, made.mid, held)
 
@@ -131,8 +142,10 @@ class StoryMention(MessagingAct, tag="story_mention", kw_only=True):
     def do(self, meta: Meta, *, held: bool = False) -> Done:
         account, person = self._who(meta)
         at = self._moment(meta, account, person)
-        shown = bodies.attachment("story_mention", cdn(meta.world.ids.media()))
-        made = meta.world.receive(account, person, at, attachments=(shown,))
+        story = meta.world.ids.media()
+        shown = bodies.attachment("story_mention", cdn(story))
+        told = ("mention", story)
+        made = meta.world.receive(account, person, at, attachments=(shown,), story=told)
         payload = bodies.message(made.mid, attachments=[shown])
         return self._tell(meta, account, person, at, payload, made.mid, held)
 
@@ -178,6 +191,23 @@ class Happen(MessagingAct, tag="event", kw_only=True):
         return Done(ref=event.ref, person=person.id, timestamp=at)
 
 
+class Unsend(MessagingAct, tag="unsend", kw_only=True):
+    """The author of a message takes it back; the app hears of it on Instagram only."""
+
+    mid: str
+
+    def do(self, meta: Meta, *, held: bool = False) -> Done:
+        message = meta.world.message(self.mid)
+        account = meta.world.account(message.account_id)
+        person = meta.world.person(account, message.person_id)
+        meta.world.delete_message(message)
+        at = self._when(meta)
+        if account.platform is Platform.MESSENGER or not message.inbound:
+            return Done(person=person.id, mid=self.mid, timestamp=at)
+        payload = bodies.deleted(self.mid)
+        return self._tell(meta, account, person, at, payload, self.mid, held)
+
+
 class InboxReply(Act, tag="inbox_reply", kw_only=True):
     """A colleague answers by hand in Meta's inbox: an echo with the inbox's app id."""
 
@@ -187,6 +217,8 @@ class InboxReply(Act, tag="inbox_reply", kw_only=True):
         account, person = self._who(meta)
         at = meta.clock() if self.ago is None else self._when(meta)
         sent = meta.world.send(account, person, at, app_id=str(INBOX_APP_ID), text=self.text)
+        if self.silently:
+            return Done(person=person.id, mid=sent.mid, timestamp=at)
         event = meta.echo(account, sent)
         return Done(ref=event.ref, person=person.id, mid=sent.mid, timestamp=at)
 
@@ -214,9 +246,18 @@ class Write(Act, tag="comment", kw_only=True):
         post = self._post(meta, account, parent, at)
         comment = world.create_comment(account, person, post, at, self.text, parent=parent)
         flat = account.login is Host.INSTAGRAM if self.flat is None else self.flat
-        ref = tell_comment(
-            meta, account, "add", comment, live=self.live, flat=flat, repeat=self.repeat, held=held
-        )
+        ref = None
+        if not self.silently:
+            ref = tell_comment(
+                meta,
+                account,
+                "add",
+                comment,
+                live=self.live,
+                flat=flat,
+                repeat=self.repeat,
+                held=held,
+            )
         who = person.id if person else None
         return Done(ref=ref, person=who, comment=comment.id, post=post.id, timestamp=at)
 
@@ -238,6 +279,9 @@ class ChangeComment(Act, tag="change_comment", kw_only=True):
             comment.deleted = True
         else:
             comment.text = self.text
+        meta.world.revisions[account.id] += 1
+        if self.silently:
+            return Done(comment=comment.id, post=comment.post_id)
         verb = "remove" if self.text is None else "edited"
         ref = tell_comment(meta, account, verb, comment, repeat=self.repeat, held=held)
         return Done(ref=ref, comment=comment.id, post=comment.post_id)
@@ -268,6 +312,7 @@ AnyAct = (
     | StoryMention
     | Postback
     | Happen
+    | Unsend
     | InboxReply
     | Write
     | ChangeComment

@@ -20,12 +20,16 @@ from pagewire_simulator.entities import (
     Person,
     Platform,
     Post,
+    Token,
     TokenState,
 )
 from pagewire_simulator.faults import Script
-from pagewire_simulator.ledger import CallRecord, DeliveryRecord, EventRecord
+from pagewire_simulator.history import Made
+from pagewire_simulator.ledger import BatchRecord, CallRecord, DeliveryRecord, EventRecord
 from pagewire_simulator.limits import Allowance
 from pagewire_simulator.meta import Echoes
+from pagewire_simulator.truth import Truth
+from pagewire_simulator.weather import Weather
 
 T = TypeVar("T")
 
@@ -54,6 +58,7 @@ class Summary(msgspec.Struct, kw_only=True):
     deliveries: int
     undelivered: int
     calls: int
+    batches: int
     sends: int
     duplicates: int
     overlaps: int
@@ -127,18 +132,27 @@ class SimulatorClient:
         *,
         token: str | None = None,
         token_state: TokenState | str | None = None,
+        issued_at: int | None = None,
         expires_at: int | None = None,
         subscribed_fields: Sequence[str] | None = None,
         echo: Echoes | None = None,
+        reading: dict[str, Any] | None = None,
     ) -> AccountView:
         body = {
+            "reading": reading,
             "token": token,
             "token_state": token_state,
+            "issued_at": issued_at,
             "expires_at": expires_at,
             "subscribed_fields": subscribed_fields,
             "echo": echo,
         }
         return await self._call("PATCH", f"/accounts/{account}", AccountView, body=body)
+
+    async def create_user(self, *pages: str, expires_in: float = 3600) -> Token:
+        """Someone with tasks on the Pages; their token."""
+        body = {"pages": pages, "expires_in": expires_in}
+        return await self._call("POST", "/users", Token, body=body)
 
     async def create_person(
         self, account: str, *, id: str | None = None, name: str | None = None
@@ -150,8 +164,26 @@ class SimulatorClient:
         body = {"blocked": blocked}
         return await self._call("PATCH", f"/people/{account}/{person}", Person, body=body)
 
-    async def create_post(self, account: str, text: str = "") -> Post:
-        return await self._call("POST", "/posts", Post, body={"account": account, "text": text})
+    async def create_post(self, account: str, text: str = "", *, ad: bool = False) -> Post:
+        body = {"account": account, "text": text, "ad": ad}
+        return await self._call("POST", "/posts", Post, body=body)
+
+    async def create_history(self, account: str, **asked: Any) -> Made:
+        """A past of thousands of messages and comments at once; ``asked`` as in ``History``."""
+        return await self._call("POST", "/history", Made, body={"account": account} | asked)
+
+    async def change_thread(
+        self, thread: str, *, poison: bool | None = None, folder: str | None = None
+    ) -> Conversation:
+        body = {"poison": poison, "folder": folder}
+        return await self._call("PATCH", f"/threads/{thread}", Conversation, body=body)
+
+    async def delete_thread(self, thread: str) -> None:
+        await self._call("DELETE", f"/threads/{thread}", dict)
+
+    async def truth(self, account: str) -> Truth:
+        """All there is of the account, and its calls."""
+        return await self._call("GET", "/truth", Truth, query={"account": account})
 
     async def say(self, account: str, text: str | None = None, **more: Any) -> Done:
         """A person writes; ``more`` as in ``acts.Say`` (person, attachments, repeat, ...)."""
@@ -166,6 +198,9 @@ class SimulatorClient:
     async def story_mention(self, account: str, **more: Any) -> Done:
         return await self._act("story_mention", {"account": account} | more)
 
+    async def unsend(self, account: str, mid: str, **more: Any) -> Done:
+        return await self._act("unsend", {"account": account, "mid": mid} | more)
+
     async def inbox_reply(self, account: str, person: str, text: str, **more: Any) -> Done:
         body = {"account": account, "person": person, "text": text} | more
         return await self._act("inbox_reply", body)
@@ -174,9 +209,11 @@ class SimulatorClient:
         """A person comments; ``more`` as in ``acts.Write`` (person, post, parent, own, live)."""
         return await self._act("comment", {"account": account, "text": text} | more)
 
-    async def change_comment(self, account: str, comment: str, text: str | None = None) -> Done:
+    async def change_comment(
+        self, account: str, comment: str, text: str | None = None, **more: Any
+    ) -> Done:
         """Edits the comment, or removes it where ``text`` is None."""
-        body = {"account": account, "comment": comment, "text": text}
+        body = {"account": account, "comment": comment, "text": text} | more
         return await self._act("change_comment", body)
 
     async def event(self, account: str, payload: dict[str, Any], **more: Any) -> Done:
@@ -186,6 +223,17 @@ class SimulatorClient:
     async def change(self, account: str, field: str, value: dict[str, Any], **more: Any) -> Done:
         body = {"account": account, "field": field, "value": value} | more
         return await self._act("change", body)
+
+    async def arrive(
+        self,
+        account: str,
+        *acts: AnyAct,
+        endpoint: str = "conversations",
+        after: int = 1,
+    ) -> None:
+        """Has the acts done once ``after`` calls of the account to the endpoint were answered."""
+        body = {"account": account, "acts": list(acts), "endpoint": endpoint, "after": after}
+        await self._call("POST", "/arrivals", dict, body=body)
 
     async def acts(self, acts: Sequence[AnyAct], *, batch: int | None = None) -> list[Done]:
         """Several acts in one call; ``batch`` tells of them in POSTs of so many entries."""
@@ -214,12 +262,16 @@ class SimulatorClient:
         body = {"scripts": list(scripts), "clear": clear}
         await self._call("POST", "/faults", dict, body=body)
 
+    async def weather(self, weather: Weather | None) -> None:
+        """Trouble in bursts from now on; None ends it."""
+        await self._call("POST", "/weather", dict, content=msgspec.json.encode(weather))
+
     async def allow(self, account: str | None, allowance: Allowance) -> None:
         body = {"account": account, "allowance": allowance}
         await self._call("POST", "/limits", dict, body=body)
 
     async def options(self, **changes: Any) -> None:
-        """``require_proof``, ``read_lag``, ``echo``, ``latency``, ``plan``, ``rates``, ..."""
+        """``require_proof``, ``read_lag``, ``echo``, ``latency``, ``plan``, ``reading``, ..."""
         await self._call("POST", "/options", dict, body=changes)
 
     async def webhook(self, url: str, **more: Any) -> bool:
@@ -242,6 +294,9 @@ class SimulatorClient:
 
     async def calls(self, **wanted: str) -> list[CallRecord]:
         return await self._records("calls", CallRecord, wanted)
+
+    async def batches(self) -> list[BatchRecord]:
+        return await self._records("batches", BatchRecord, {})
 
     async def deliveries(self, after: int = 0) -> list[DeliveryRecord]:
         return await self._records("deliveries", DeliveryRecord, {"after": str(after)})

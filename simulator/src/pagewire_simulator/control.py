@@ -20,26 +20,33 @@ from starlette.routing import Route
 
 from pagewire_simulator import bodies, wire
 from pagewire_simulator.acts import Act, AnyAct
+from pagewire_simulator.arrivals import Arrival
 from pagewire_simulator.entities import Account, Host
 from pagewire_simulator.faults import UnknownFault
 from pagewire_simulator.handshake import Endpoint, NotVerified
+from pagewire_simulator.history import History, Past
 from pagewire_simulator.latency import Latency
 from pagewire_simulator.limits import Rates, SendLimits
-from pagewire_simulator.meta import Meta
+from pagewire_simulator.meta import BatchHabits, Meta
 from pagewire_simulator.plan import Plan
 from pagewire_simulator.requests import (
     AccountChange,
     Acts,
+    Arriving,
     DashboardTest,
     FaultScripts,
     Limit,
     NewAccount,
     NewPerson,
     NewPost,
+    NewUser,
     OptionChange,
     Reset,
+    ThreadChange,
     Webhook,
 )
+from pagewire_simulator.truth import truth
+from pagewire_simulator.weather import Sky, Weather
 from pagewire_simulator.world import Unknown
 
 if TYPE_CHECKING:
@@ -65,14 +72,20 @@ def control(simulator: Simulator) -> Starlette:
         route("POST", "/accounts", handlers.create_account),
         route("GET", "/accounts", handlers.list_accounts),
         route("PATCH", "/accounts/{account}", handlers.change_account),
+        route("POST", "/users", handlers.create_user),
         route("POST", "/people", handlers.create_person),
         route("PATCH", "/people/{account}/{person}", handlers.change_person),
         route("POST", "/posts", handlers.create_post),
+        route("POST", "/history", handlers.create_history),
+        route("PATCH", "/threads/{thread}", handlers.change_thread),
+        route("DELETE", "/threads/{thread}", handlers.delete_thread),
         route("POST", "/acts", handlers.acts),
         *(route("POST", f"/{name}", handlers.one(cls)) for name, cls in act.items()),
+        route("POST", "/arrivals", handlers.arrive),
         route("POST", "/deliver", handlers.deliver),
         route("POST", "/dashboard_test", handlers.dashboard_test),
         route("POST", "/faults", handlers.faults),
+        route("POST", "/weather", handlers.weather),
         route("POST", "/limits", handlers.limits),
         route("POST", "/options", handlers.options),
         route("POST", "/webhook", handlers.webhook),
@@ -83,6 +96,7 @@ def control(simulator: Simulator) -> Starlette:
         route("GET", "/conversations/{account}/{person}", handlers.conversation),
         route("GET", "/comments/{comment}", handlers.comment),
         route("GET", "/labels/{account}", handlers.labels),
+        route("GET", "/truth", handlers.truth),
         route("GET", "/healthz", handlers.health),
     ]
     return Starlette(routes=routes)
@@ -164,10 +178,15 @@ class Control:
             token.state = change.token_state
         if token and change.expires_at is not None:
             token.expires_at = change.expires_at
+        if token and change.issued_at is not None:
+            token.issued_at = change.issued_at
         if change.subscribed_fields is not None:
             meta.world.subscribe(account.node, frozenset(change.subscribed_fields))
         if change.echo is not None:
             meta.options.echoes[account.id] = change.echo
+        if change.reading is not None:
+            reading = meta.options.reading_of(account).changed(change.reading)
+            meta.options.readings[account.id] = reading
         return self._shown(account)
 
     def _shown(self, account: Account) -> dict[str, Any]:
@@ -183,6 +202,13 @@ class Control:
             "token_state": token.state if token else None,
             "subscribed_fields": None if fields is None else sorted(fields),
         }
+
+    async def create_user(self, request: Request) -> Any:
+        """``NewUser`` → its token."""
+        wanted, world = await self._read(request, NewUser), self._meta.world
+        pages = tuple(world.account(page).id for page in wanted.pages)
+        expires_at = self._meta.clock() + int(wanted.expires_in * 1000)
+        return world.create_user(pages, expires_at)
 
     async def create_person(self, request: Request) -> Any:
         """``NewPerson`` → the person."""
@@ -203,7 +229,26 @@ class Control:
         """``NewPost`` → the post."""
         wanted = await self._read(request, NewPost)
         account = self._meta.world.account(wanted.account)
-        return self._meta.world.create_post(account, self._meta.clock(), wanted.text)
+        return self._meta.world.create_post(account, self._meta.clock(), wanted.text, ad=wanted.ad)
+
+    async def create_history(self, request: Request) -> Any:
+        """``History`` → how much was made of it (``Made``). The app hears of none of it."""
+        wanted, meta = await self._read(request, History), self._meta
+        return Past(meta.world, meta.world.account(wanted.account), wanted, meta.clock()).make()
+
+    async def change_thread(self, request: Request) -> Any:
+        """``ThreadChange`` → the conversation."""
+        thread = self._meta.world.thread(request.path_params["thread"])
+        change = await self._read(request, ThreadChange)
+        thread.poison = thread.poison if change.poison is None else change.poison
+        thread.folder = change.folder or thread.folder
+        self._meta.world.revisions[thread.account_id] += 1
+        return thread
+
+    async def delete_thread(self, request: Request) -> Any:
+        """The business deletes the conversation in its inbox."""
+        self._meta.world.delete_thread(self._meta.world.thread(request.path_params["thread"]))
+        return {}
 
     async def conversation(self, request: Request) -> Any:
         """→ ``{thread_id, messages}``, oldest first."""
@@ -245,6 +290,18 @@ class Control:
         if wanted.batch is not None:
             self._meta.sender.flush(max(1, min(wanted.batch, BATCH_MAX)))
         return {"done": done}
+
+    async def arrive(self, request: Request) -> Any:
+        """``Arriving``: acts that are done once so many calls have been answered."""
+        meta, wanted = self._meta, await self._read(request, Arriving)
+        account = meta.world.account(wanted.account)
+
+        def act() -> None:
+            for one in wanted.acts:
+                one.do(meta)
+
+        meta.arrivals.add(Arrival(account.id, wanted.endpoint, wanted.after, act))
+        return {}
 
     async def deliver(self, request: Request) -> Any:
         """The request's body, byte for byte, signed: ``?object=page|instagram``, ``login=``.
@@ -292,6 +349,12 @@ class Control:
             self._meta.faults.add(script, self._meta.clock())
         return {}
 
+    async def weather(self, request: Request) -> Any:
+        """``Weather``, or ``null`` for none."""
+        meta, wanted = self._meta, msgspec.json.decode(await request.body(), type=Weather | None)
+        meta.sky = Sky(wanted, meta.seed, meta.clock()) if wanted else None
+        return {}
+
     async def limits(self, request: Request) -> Any:
         """``Limit``."""
         wanted = await self._read(request, Limit)
@@ -305,6 +368,8 @@ class Control:
             meta.options.require_proof = wanted.require_proof
         if wanted.adopt is not None:
             meta.options.adopt = wanted.adopt
+        if wanted.rendered is not None:
+            meta.options.rendered = wanted.rendered
         if wanted.read_lag is not None:
             meta.options.read_lag = wanted.read_lag
         if wanted.echo is not None:
@@ -312,6 +377,10 @@ class Control:
         if wanted.latency is not None or wanted.latency_factor is not None:
             profile = wanted.latency or meta.latency.profile
             meta.latency = Latency(profile, meta.seed, wanted.latency_factor or 1.0)
+        if wanted.reading is not None:
+            meta.options.reading = meta.options.reading.changed(wanted.reading)
+        if wanted.batch is not None:
+            meta.options.batch = merged(meta.options.batch, wanted.batch)
         if wanted.plan is not None:
             meta.sender.plan = merged(meta.sender.plan, wanted.plan)
         if wanted.rates is not None:
@@ -347,9 +416,9 @@ class Control:
     async def ledger(self, request: Request) -> Any:
         """``?kind=summary`` (default) or a list → ``{records}``.
 
-        Lists: ``sends``, ``calls``, ``deliveries``, ``events``, ``untold``, ``duplicates``,
-        ``overlaps``. The first two take ``account``, ``person``, ``metadata`` and ``comment``; each
-        takes ``after``, how many of the oldest to leave out.
+        Lists: ``sends``, ``calls``, ``batches``, ``deliveries``, ``events``, ``untold``,
+        ``duplicates``, ``overlaps``. The first two take ``account``, ``person``, ``metadata`` and
+        ``comment``; each takes ``after``, how many of the oldest to leave out.
         """
         query, ledger = request.query_params, self._meta.ledger
         kind = query.get("kind", "summary")
@@ -359,6 +428,7 @@ class Control:
         lists: dict[str, Callable[[], list[Any]]] = {
             "sends": lambda: ledger.accepted(**wanted),
             "calls": lambda: ledger.received(**wanted),
+            "batches": lambda: ledger.batches,
             "deliveries": lambda: ledger.deliveries,
             "events": lambda: list(ledger.events.values()),
             "untold": ledger.untold,
@@ -377,13 +447,21 @@ class Control:
             "untold": len(ledger.untold()),
             "deliveries": len(ledger.deliveries),
             "undelivered": meta.undelivered,
-            "calls": len(ledger.calls),
+            "calls": len(ledger.calls) + ledger.rendered.total(),
+            "batches": len(ledger.batches),
             "sends": len(ledger.sends),
             "duplicates": len(ledger.duplicates()),
             "overlaps": sum(1 for _ in ledger.overlaps()),
             "tokens_in_urls": ledger.tokens_in_urls(),
             "webhook_verified": meta.sender.verified,
         }
+
+    async def truth(self, request: Request) -> Any:
+        """``?account=`` → ``Truth``: all there is of the account, and its calls."""
+        meta = self._meta
+        account = meta.world.account(request.query_params.get("account", ""))
+        totals = meta.ledger.totals(account.id)
+        return truth(meta.world, account, meta.options.reading_of(account), totals)
 
     async def wait(self, request: Request) -> Any:
         """``?sends=N``: until so many sends were accepted; ``settled=1``: until all is delivered.
@@ -407,7 +485,7 @@ class Control:
         return {"status": "ok", "webhook_verified": self._meta.sender.verified}
 
 
-Settings = TypeVar("Settings", Plan, Rates)
+Settings = TypeVar("Settings", Plan, Rates, BatchHabits)
 
 
 def merged(current: Settings, changes: dict[str, Any]) -> Settings:

@@ -31,14 +31,29 @@ class TokenState(StrEnum):
     CHECKPOINTED = "checkpointed"
 
 
+class TokenKind(StrEnum):
+    ACCOUNT = "account"
+    USER = "user"
+
+
 class Token(msgspec.Struct, kw_only=True):
-    """An access token. ``node`` is the Page (or Instagram account) that it speaks for."""
+    """An access token. ``node`` is the Page, Instagram account or user that it speaks for."""
 
     value: str
     node: str
     host: Host
+    kind: TokenKind = TokenKind.ACCOUNT
     state: TokenState = TokenState.VALID
+    issued_at: int = 0
     expires_at: int = 0
+
+
+class User(msgspec.Struct, kw_only=True, frozen=True):
+    """Someone who has tasks on Pages (their account ids)."""
+
+    id: str
+    name: str
+    pages: tuple[str, ...]
 
 
 class Account(msgspec.Struct, kw_only=True, frozen=True):
@@ -72,7 +87,11 @@ class Person(msgspec.Struct, kw_only=True):
     blocked: bool = False
 
 
-class Message(msgspec.Struct, kw_only=True, frozen=True):
+class Message(msgspec.Struct, kw_only=True):
+    """``unsupported``: Meta can't show what it holds. ``story``: what of a story it speaks of,
+    ``reply_to`` or ``mention`` and the story's id (Instagram). ``deleted``: unsent by its author.
+    """
+
     mid: str
     account_id: str
     person_id: str
@@ -83,23 +102,49 @@ class Message(msgspec.Struct, kw_only=True, frozen=True):
     app_id: str | None = None
     metadata: str | None = None
     comment_id: str | None = None
+    reply_to: str | None = None
+    story: tuple[str, str] | None = None
+    unsupported: bool = False
+    deleted: bool = False
 
 
 class Conversation(msgspec.Struct, kw_only=True):
-    """All messages with one person, oldest first; ``last_inbound`` opens the reply window."""
+    """All messages with one person, oldest first; ``last_inbound`` opens the reply window.
+
+    ``poison``: Graph fails on whatever shows more of it than its id and time.
+    """
 
     thread_id: str
     account_id: str
     person_id: str
     messages: list[Message] = []
     last_inbound: int | None = None
+    folder: str = "inbox"
+    poison: bool = False
+
+    @property
+    def updated_at(self) -> int:
+        return self.messages[-1].created_at if self.messages else 0
+
+    @property
+    def unread(self) -> int:
+        """How many messages came since the account last wrote."""
+        count = 0
+        for message in reversed(self.messages):
+            if not message.inbound:
+                break
+            count += 1
+        return count
 
 
 class Post(msgspec.Struct, kw_only=True, frozen=True):
+    """A post of a Page (``ad``: shown as an advertisement only), or a medium on Instagram."""
+
     id: str
     account_id: str
     created_at: int
     text: str
+    ad: bool = False
 
 
 class Comment(msgspec.Struct, kw_only=True):

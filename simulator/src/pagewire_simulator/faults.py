@@ -13,6 +13,9 @@ import msgspec
 from pagewire_simulator import refusals
 from pagewire_simulator.refusals import Refusal
 
+BATCH = "batch"
+"""The endpoint of a batch as a whole, beside those of its operations."""
+
 
 class Answer(StrEnum):
     """What the caller gets to see."""
@@ -25,13 +28,18 @@ class Answer(StrEnum):
     HTML = "html"
     TRUNCATED = "truncated"
     BARE = "bare"
+    NULL = "null"
+    OBJECT = "object"
+    CIRCLE = "circle"
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """``created``: the call takes effect. Waits ``late`` seconds before that, ``seconds`` after it.
 
     ``cut`` closes the connection without a byte, ``half`` in the middle of the body, ``truncated``
-    ends the JSON early inside a whole HTTP answer, ``bare`` is a status without a body.
+    ends the JSON early inside a whole HTTP answer, ``bare`` is a status without a body, ``null`` an
+    operation of a batch of which nothing is told, ``object`` an empty one where a list is expected,
+    ``circle`` a page whose cursor leads to itself.
     """
 
     answer: Answer
@@ -60,6 +68,13 @@ FAULTS: dict[str, Fault] = {
     "empty": Fault(answer=Answer.EMPTY, created=True),
     "html": Fault(answer=Answer.HTML, created=True),
     "truncated": Fault(answer=Answer.TRUNCATED, created=True),
+    "null": Fault(answer=Answer.NULL, created=False),
+    "null_created": Fault(answer=Answer.NULL, created=True),
+    "aborted": refused(refusals.ABORTED),
+    "object": Fault(answer=Answer.OBJECT, created=True),
+    "circle": Fault(answer=Answer.CIRCLE, created=True),
+    "too_much": refused(refusals.TOO_MUCH),
+    "stale_cursor": refused(refusals.CURSOR),
     "http_500": Fault(answer=Answer.BARE, created=False, status=500),
     "http_502": Fault(answer=Answer.BARE, created=False, status=502),
     "http_503": Fault(answer=Answer.BARE, created=False, status=503),
@@ -130,6 +145,9 @@ class Script(msgspec.Struct, kw_only=True):
         return msgspec.structs.replace(fault, **changes)
 
     def matches(self, account: str, endpoint: str, person: str | None) -> bool:
+        """A batch as a whole is meant only where ``endpoint`` says so."""
+        if endpoint == BATCH:
+            return self.endpoint == BATCH
         return (
             self.account in (None, account)
             and self.endpoint in (None, endpoint)
@@ -161,7 +179,7 @@ class Faults:
         self._active.clear()
 
     def strike(
-        self, account: str, endpoint: str, person: str | None, now: int
+        self, account: str, endpoint: str, person: str | None, now: int, *, in_batch: bool = False
     ) -> tuple[str, Fault] | None:
         """The fault that this call meets, with its name; counts it."""
         if not self._active:
@@ -169,6 +187,8 @@ class Faults:
         self._active = [a for a in self._active if a.left != 0 and (not a.until or now < a.until)]
         for active in self._active:
             if not active.script.matches(account, endpoint, person):
+                continue
+            if active.fault.answer is Answer.NULL and not in_batch:
                 continue
             if active.skip:
                 active.skip -= 1

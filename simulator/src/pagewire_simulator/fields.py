@@ -1,6 +1,7 @@
 """The ``fields`` parameter: ``id,messages.limit(5){id,from}`` as a tree."""
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -19,6 +20,16 @@ class Field(msgspec.Struct):
     def limit(self, default: int) -> int:
         value = self.modifiers.get("limit", "")
         return int(value) if value.isdigit() else default
+
+    def __str__(self) -> str:
+        modifiers = "".join(f".{name}({value})" for name, value in self.modifiers.items())
+        inner = f"{{{spelled(self.inner)}}}" if self.inner else ""
+        return f"{self.name}{modifiers}{inner}"
+
+
+def spelled(fields: Iterable[Field]) -> str:
+    """The fields as the parameter that asks for them."""
+    return ",".join(map(str, fields))
 
 
 def parse(text: str) -> list[Field]:

@@ -64,6 +64,10 @@ class Ids:
     def token(self) -> str:
         return "EAA" + self._base64(90).replace("-", "x").replace("_", "y")
 
+    def signature(self) -> str:
+        """Of an address that holds for a while."""
+        return self._random.randbytes(16).hex()
+
     def trace(self) -> str:
         return "A" + self._base64(15)
 

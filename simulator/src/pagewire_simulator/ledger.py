@@ -4,7 +4,7 @@ Pure records and questions about them. Times are Unix milliseconds. ``serial`` n
 order in which things began.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,8 +48,9 @@ class DeliveryRecord(msgspec.Struct, kw_only=True):
 class CallRecord(msgspec.Struct, kw_only=True):
     """One Graph call as it came in and as it was answered.
 
-    ``shape`` is the path with ids replaced; ``proof`` is ok, wrong, missing or unused (app
-    tokens); ``answer`` is normal, refused, none (a call still going on), or the fault's way of
+    ``batch`` is the serial of the batch that it was an operation of. ``shape`` is the path with ids
+    replaced; ``proof`` is ok, wrong, missing or unused (app tokens). ``answer`` is normal, refused,
+    none (a call still going on), unfinished (its batch ended before), or the fault's way of
     answering. ``person_id`` is who is written to, or whose conversation is read. ``created`` is the
     message or comment that now exists because of it.
     """
@@ -61,6 +62,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     shape: str
     endpoint: str
     token_in_url: bool
+    batch: int | None = None
     account_id: str | None = None
     proof: str = "missing"
     person_id: str | None = None
@@ -77,6 +79,36 @@ class CallRecord(msgspec.Struct, kw_only=True):
     ended_at: int | None = None
 
 
+class BatchRecord(msgspec.Struct, kw_only=True):
+    """One batch as a whole; its operations are calls of their own. ``answer`` as in a call."""
+
+    serial: int
+    started_at: int
+    host: str
+    token_in_url: bool
+    operations: int = 0
+    fault: str | None = None
+    answer: str = "none"
+    status: int | None = None
+    ended_at: int | None = None
+
+
+class CallTotals(msgspec.Struct, kw_only=True):
+    """An account's calls; each operation of a batch and each id of a read of several is one.
+
+    ``wasted`` brought nothing: refused, broken or unfinished; ``throttled`` are those of them that
+    were too many. ``rendered`` were answered as rendered before.
+    """
+
+    calls: int
+    wasted: int
+    throttled: int
+    tokens_in_urls: int
+    rendered: int
+    by_endpoint: dict[str, int]
+
+
+THROTTLED = {4, 17, 32, 613, 80001, 80002, 80006}
 SENDS = {"send", "private_reply", "comment_reply"}
 
 
@@ -86,6 +118,8 @@ class Ledger:
         self.deliveries: list[DeliveryRecord] = []
         self.calls: list[CallRecord] = []
         self.sends: list[CallRecord] = []
+        self.batches: list[BatchRecord] = []
+        self.rendered: Counter[str] = Counter()
         self.on_change: Callable[[], None] = lambda: None
 
     def publish(self, record: EventRecord) -> None:
@@ -115,6 +149,15 @@ class Ledger:
         call.answer, call.status, call.ended_at = answer, status, at
         self.on_change()
 
+    def begin_batch(self, record: BatchRecord) -> BatchRecord:
+        record.serial = len(self.batches) + 1
+        self.batches.append(record)
+        return record
+
+    def finish_batch(self, batch: BatchRecord, answer: str, status: int | None, at: int) -> None:
+        batch.answer, batch.status, batch.ended_at = answer, status, at
+        self.on_change()
+
     def accepted(self, **wanted: str) -> list[CallRecord]:
         """The sends that created something, in the order of creation; filters as ``received``."""
         return chosen(self.sends, **wanted)
@@ -122,6 +165,18 @@ class Ledger:
     def received(self, **wanted: str) -> list[CallRecord]:
         """All calls, in the order in which they came."""
         return chosen(self.calls, **wanted)
+
+    def totals(self, account: str) -> CallTotals:
+        own = self.received(account=account)
+        rendered = self.rendered[account]
+        return CallTotals(
+            calls=len(own) + rendered,
+            wasted=sum(call.answer != "normal" for call in own),
+            throttled=sum(call.code in THROTTLED for call in own),
+            tokens_in_urls=sum(call.token_in_url for call in own),
+            rendered=rendered,
+            by_endpoint=Counter(call.endpoint for call in own),
+        )
 
     def duplicates(self) -> list[list[CallRecord]]:
         """Sends that say the same to the same person or comment, where there are several."""
@@ -144,7 +199,9 @@ class Ledger:
             latest[key] = call
 
     def tokens_in_urls(self) -> int:
-        return sum(call.token_in_url for call in self.calls)
+        """Requests with a token in their address; operations of a batch have none of their own."""
+        alone = sum(call.token_in_url for call in self.calls)
+        return alone + sum(batch.token_in_url for batch in self.batches)
 
     def untold(self) -> list[EventRecord]:
         """Events that flow to the app and have not been answered 200 yet."""

@@ -12,6 +12,8 @@ from pagewire_simulator.refusals import Refused
 
 DAY = 86_400_000
 PRUNE_AT = 10_000
+CALL_CPU_MS = 10
+"""A stand-in, as what Graph works for a call is not published; and 1 ms an item shown."""
 
 
 class Rates(msgspec.Struct, kw_only=True):
@@ -21,6 +23,7 @@ class Rates(msgspec.Struct, kw_only=True):
     media: float = 10
     per_thread: float = 0
     conversation_reads: float = 2
+    conversation_burst: float = 2
     private_replies_per_hour: float = 750
 
 
@@ -85,40 +88,75 @@ class SendLimits:
             )
 
     def read_conversations(self, account: Account, now: int) -> None:
-        rate = self.rates.conversation_reads
-        if not self._buckets.take((account.id, "conversations"), rate, max(2, rate), now):
+        """Counts one read of conversations or messages; raises Refused (613) over the limit."""
+        rate, burst = self.rates.conversation_reads, self.rates.conversation_burst
+        if not self._buckets.take((account.id, "conversations"), rate, max(1, burst), now):
             raise Refused(refusals.CALLS_THROTTLED)
 
 
 class Allowance(msgspec.Struct, kw_only=True):
-    """Calls allowed in a window; at the end of it the account is blocked.
+    """Calls allowed in a window, and the time they may take; then the account is blocked.
 
-    While blocked, every further call prolongs the block. ``calls`` None: no limit, no header.
+    While blocked, every further call prolongs the block. ``time_ms`` is the time until answers,
+    ``cpu_ms`` what Graph worked for them. Of what is None there is no limit, and no header where
+    all are.
     """
 
     calls: int | None = None
+    time_ms: int | None = None
+    cpu_ms: int | None = None
     window_ms: int = DAY
     block_ms: int = 300_000
     used: int = 0
+    time_used: int = 0
+    cpu_used: int = 0
     since: int = 0
     blocked_until: int = 0
 
     def count(self, now: int) -> bool:
         """Counts a call; False when it is one too many."""
         if now - self.since >= self.window_ms and now >= self.blocked_until:
-            self.used, self.since = 0, now
+            self.used = self.time_used = self.cpu_used = 0
+            self.since = now
         self.used += 1
-        if self.calls is None or self.used <= self.calls:
+        over_time = self.time_percent >= 100 or self.cpu_percent >= 100
+        if not over_time and (self.calls is None or self.used <= self.calls):
             return True
         self.blocked_until = now + self.block_ms
         return False
 
+    def charge(self, time_ms: int, cpu_ms: int) -> None:
+        """Adds what a call took."""
+        self.time_used += time_ms
+        self.cpu_used += cpu_ms
+
     @property
     def percent(self) -> int:
-        return 0 if not self.calls else min(100, self.used * 100 // self.calls)
+        return share(self.used, self.calls)
+
+    @property
+    def time_percent(self) -> int:
+        return share(self.time_used, self.time_ms)
+
+    @property
+    def cpu_percent(self) -> int:
+        return share(self.cpu_used, self.cpu_ms)
+
+    @property
+    def told(self) -> dict[str, int]:
+        """The whole percents of a header."""
+        return {
+            "call_count": self.percent,
+            "total_cputime": self.cpu_percent,
+            "total_time": self.time_percent,
+        }
 
     def minutes_to_regain(self, now: int) -> int:
         return max(0, -(-(self.blocked_until - now) // 60_000))
+
+
+def share(used: int, allowed: int | None) -> int:
+    return 0 if not allowed else min(100, used * 100 // allowed)
 
 
 class Usage:
@@ -146,14 +184,20 @@ class Usage:
                 refusals.MESSENGER_THROTTLED if on_messenger else refusals.INSTAGRAM_THROTTLED
             )
 
+    def charge(self, account: Account, seconds: float, items: int) -> None:
+        """Adds what a call took until its answer, with so many messages or comments shown."""
+        cpu = CALL_CPU_MS + items
+        for allowance in (self.app, self.accounts.get(account.id)):
+            if allowance is not None:
+                allowance.charge(int(seconds * 1000) + cpu, cpu)
+
     def headers(self, account: Account, now: int) -> list[tuple[bytes, bytes]]:
         """Whole percents; none while usage is about zero."""
         found: list[tuple[bytes, bytes]] = []
-        if app := self.app.percent:
-            value = {"call_count": app, "total_time": app, "total_cputime": app}
-            found.append((b"x-app-usage", msgspec.json.encode(value)))
+        if any(self.app.told.values()):
+            found.append((b"x-app-usage", msgspec.json.encode(self.app.told)))
         own = self.accounts.get(account.id)
-        if own and own.percent:
+        if own and any(own.told.values()):
             found.append((b"x-business-use-case-usage", business_usage(account, own, now)))
         return found
 
@@ -162,9 +206,7 @@ def business_usage(account: Account, own: Allowance, now: int) -> bytes:
     kind = "messenger" if account.platform is Platform.MESSENGER else "instagram"
     use = {
         "type": kind,
-        "call_count": own.percent,
-        "total_cputime": own.percent // 2,
-        "total_time": own.percent // 2,
+        **own.told,
         "estimated_time_to_regain_access": own.minutes_to_regain(now),
     }
     return msgspec.json.encode({account.node: [use]})

@@ -12,15 +12,19 @@ from typing import Any
 import msgspec
 
 from pagewire_simulator import bodies
+from pagewire_simulator.arrivals import Arrivals
 from pagewire_simulator.bodies import Event, Shape
 from pagewire_simulator.entities import Account, Message, Person, Platform
-from pagewire_simulator.faults import Faults
+from pagewire_simulator.faults import Fault, Faults
 from pagewire_simulator.latency import Latency
 from pagewire_simulator.ledger import EventRecord, Ledger
 from pagewire_simulator.limits import Rates, SendLimits, Usage
 from pagewire_simulator.plan import Chance, Repeat
+from pagewire_simulator.reading import Reading
+from pagewire_simulator.rendered import Rendered
 from pagewire_simulator.sender import Secrets, Sender
 from pagewire_simulator.waiting import Signal
+from pagewire_simulator.weather import Sky
 from pagewire_simulator.world import World
 
 ECHO_PATIENCE = 10.0
@@ -54,17 +58,41 @@ class Echoes(msgspec.Struct, frozen=True, kw_only=True):
     late_by: float = 5
 
 
+class BatchHabits(msgspec.Struct, kw_only=True, frozen=True):
+    """What batches may do.
+
+    After ``seconds`` operations that have not ended are told as ``null``, or, this share of them,
+    as ``aborted`` (960); and this share of them is carried out all the same (``written``). ``most``
+    operations at once; ``instagram``: also on the host of Instagram login, of which Meta's pages
+    say nothing.
+    """
+
+    seconds: float = 30
+    aborted: float = 0.3
+    written: float = 0.5
+    most: int = 50
+    instagram: bool = False
+
+
 class Options(msgspec.Struct, kw_only=True):
     """Switches of the whole simulator; ``echoes`` holds those of single accounts.
 
     ``read_lag``: seconds until a sent message shows in reads. ``adopt``: see ``adopting``.
+    ``readings`` are those of single accounts. ``rendered``: see there.
     """
 
     require_proof: bool = True
     adopt: bool = False
+    rendered: bool = False
     read_lag: float = 0
     echo: Echoes = Echoes()
     echoes: dict[str, Echoes] = {}
+    reading: Reading = Reading()
+    readings: dict[str, Reading] = {}
+    batch: BatchHabits = BatchHabits()
+
+    def reading_of(self, account: Account) -> Reading:
+        return self.readings.get(account.id, self.reading)
 
 
 class Meta:
@@ -76,10 +104,13 @@ class Meta:
         self.world = World(seed, app.id)
         self.ledger = Ledger()
         self.faults = Faults(seed)
+        self.sky: Sky | None = None
+        self.rendered = Rendered()
         self.latency = Latency("none", seed)
         self.limits = SendLimits(Rates())
         self.usage = Usage()
         self.chance = Chance(seed)
+        self.arrivals = Arrivals()
         self.changed = Signal()
         self.ledger.on_change = self.changed.notify
         self.sender = Sender(
@@ -112,6 +143,14 @@ class Meta:
             timer.cancel()
         self._echoing.clear()
         await self.sender.close()
+
+    def strike(
+        self, account: str, endpoint: str, person: str | None, *, in_batch: bool
+    ) -> tuple[str, Fault] | None:
+        """What a call meets, with its name: the fault of a script, or else the weather."""
+        now = self.clock()
+        scripted = self.faults.strike(account, endpoint, person, now, in_batch=in_batch)
+        return scripted or (self.sky.strike(now) if self.sky else None)
 
     def tell(
         self,
@@ -184,6 +223,11 @@ class Meta:
             record = self.ledger.events[self.echo(account, sent).ref]
             if record.subscribed:
                 await self.changed.until(lambda: record.told > 0, ECHO_PATIENCE)
+        self.echo_later(account, sent)
+
+    def echo_later(self, account: Account, sent: Message) -> None:
+        """Echoes it after its time, as often as the account's habits say."""
+        how = self.echoes_of(account)
         for _ in range({"after": 1, "twice": 2}.get(how.when, 0)):
             late = how.late_by if self.chance.is_late(how.late) else 0
             self._echo_later(account, sent, how.delay + late)

@@ -6,118 +6,26 @@ custom labels and subscribed apps.
 """
 
 from collections.abc import Callable
-from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from pagewire_simulator import fields, reads, refusals, sending
+from pagewire_simulator import fields, post_calls, reads, refusals, sending, thread_calls
 from pagewire_simulator.acts import tell_comment
-from pagewire_simulator.entities import (
-    Account,
-    Comment,
-    Host,
-    Label,
-    Message,
-    Person,
-    Platform,
-    Token,
-)
+from pagewire_simulator.entities import Host, Label, Person, Platform
 from pagewire_simulator.fields import Field
 from pagewire_simulator.meta import Meta
 from pagewire_simulator.refusals import Refused, parameter, unsupported
 from pagewire_simulator.sending import SendRequest
 from pagewire_simulator.subscriptions import INSTAGRAM_FIELDS, PAGE_FIELDS
+from pagewire_simulator.targets import Kind, Outcome, Request, Target
 from pagewire_simulator.world import World
 
 Json = dict[str, Any]
 
-
-class Kind(StrEnum):
-    """What a node is."""
-
-    ACCOUNT = "account"
-    COMMENT = "comment"
-    LABEL = "label"
-    PERSON = "person"
-
-
-class Target(msgspec.Struct, kw_only=True):
-    """What a call is about: its node, and the account, person and comment that it concerns."""
-
-    kind: Kind
-    account: Account
-    comment: Comment | None = None
-    label: Label | None = None
-    person: Person | None = None
-
-
-class Request(msgspec.Struct, kw_only=True):
-    """A call whose caller is known. ``params`` are those of query and body together."""
-
-    host: Host
-    params: Json
-    target: Target
-    now: int
-
-    @property
-    def account(self) -> Account:
-        return self.target.account
-
-    @property
-    def comment(self) -> Comment:
-        assert self.target.comment is not None
-        return self.target.comment
-
-    @property
-    def label(self) -> Label:
-        assert self.target.label is not None
-        return self.target.label
-
-    @property
-    def fields(self) -> list[Field]:
-        return fields.parse(str(self.params.get("fields", "")))
-
-    def page(self, items: list[Any], show: Callable[[Any], Json]) -> Json:
-        limit = str(self.params.get("limit", ""))
-        size = int(limit) if limit.isdigit() else reads.DEFAULT_LIMIT
-        return reads.page(items, show, limit=size, after=self.params.get("after"))
-
-    def text(self, name: str) -> str:
-        value = self.params.get(name)
-        if not isinstance(value, str) or not value:
-            raise Refused(parameter(f"The parameter {name} is required"))
-        return value
-
-
-class Outcome(msgspec.Struct, kw_only=True):
-    """``created`` is the id of a new message or comment; ``sent`` the message to echo."""
-
-    answer: Json
-    created: str | None = None
-    sent: Message | None = None
-
-
+ID = attrgetter("id")
 SUCCESS: Json = {"success": True}
-
-
-def find(world: World, token: Token, node: str) -> Target:
-    """The node, if this token may see it; raises Refused (100/33)."""
-    node = token.node if node == "me" else node
-    accounts = sorted(world.accounts_of(token.node), key=lambda one: one.id != node)
-    for account in accounts:
-        if node in (account.node, account.id):
-            return Target(kind=Kind.ACCOUNT, account=account)
-    for account in accounts:
-        if person := world.find_person(account, node):
-            return Target(kind=Kind.PERSON, account=account, person=person)
-    comment, label = world.find_comment(node), world.labels.get(node)
-    owned = comment or label
-    if owned is None or world.account(owned.account_id).node != token.node:
-        raise Refused(unsupported(node))
-    account = world.account(owned.account_id)
-    kind = Kind.COMMENT if comment else Kind.LABEL
-    return Target(kind=kind, account=account, comment=comment, label=label)
 
 
 def aim(world: World, name: str, target: Target, params: Json) -> str:
@@ -133,6 +41,8 @@ def aim(world: World, name: str, target: Target, params: Json) -> str:
             name = "private_reply"
         if wanted.sender_action:
             name = "sender_action"
+    elif name == "conversations":
+        target.account = thread_calls.account_meant(world, account, params)
     elif target.kind is Kind.LABEL and "user" in params:
         target.person = world.find_person(account, str(params["user"]))
     if target.comment and target.comment.person_id and target.person is None:
@@ -174,31 +84,6 @@ def send(meta: Meta, request: Request) -> Outcome:
     return Outcome(answer=answer, created=mid, sent=done.message)
 
 
-def list_conversations(meta: Meta, request: Request) -> Outcome:
-    """Newest first; ``user_id`` is the one thread with that person, ``platform`` chooses between a
-    Page and its Instagram account."""
-    platform = str(request.params.get("platform", "")).lower() or request.account.platform
-    account = next(
-        (a for a in meta.world.accounts_of(request.account.node) if a.platform == platform),
-        request.account,
-    )
-    meta.limits.read_conversations(account, request.now)
-    user = request.params.get("user_id")
-    threads = [
-        thread
-        for (account_id, person_id), thread in meta.world.conversations.items()
-        if account_id == account.id and user in (None, person_id) and thread.messages
-    ]
-    threads.sort(key=lambda thread: thread.messages[-1].created_at, reverse=True)
-    until = request.now - int(meta.options.read_lag * 1000)
-    wanted = request.fields
-    return Outcome(
-        answer=request.page(
-            threads, lambda one: reads.thread(meta.world, account, one, wanted, until=until)
-        )
-    )
-
-
 def reply_to_comment(meta: Meta, request: Request) -> Outcome:
     """A public reply; on Instagram under the top-level comment, which must not be hidden."""
     account, parent, world = request.account, request.comment, meta.world
@@ -214,17 +99,6 @@ def reply_to_comment(meta: Meta, request: Request) -> Outcome:
     return Outcome(answer={"id": made.id}, created=made.id)
 
 
-def list_replies(meta: Meta, request: Request) -> Outcome:
-    until = request.now - int(meta.options.read_lag * 1000)
-    replies = [r for r in meta.world.replies(request.comment) if r.created_at <= until]
-    if request.params.get("order") == "reverse_chronological":
-        replies.reverse()
-    wanted = request.fields
-    return Outcome(
-        answer=request.page(replies, lambda r: reads.comment(request.account, r, wanted))
-    )
-
-
 def update_comment(meta: Meta, request: Request) -> Outcome:
     """Hides (``is_hidden`` on Facebook, ``hide`` on Instagram) or edits an own comment."""
     account, comment = request.account, request.comment
@@ -233,25 +107,28 @@ def update_comment(meta: Meta, request: Request) -> Outcome:
     if hide is not None:
         hidden = str(hide).lower() in ("true", "1")
         changed, comment.hidden = comment.hidden is not hidden, hidden
+        meta.world.revisions[account.id] += 1
         if changed:
             tell_comment(meta, account, "hide" if hidden else "unhide", comment)
         return Outcome(answer=SUCCESS)
     if not on_facebook or comment.person_id is not None:
         raise Refused(parameter("Nothing to change"))
     comment.text = request.text("message")
+    meta.world.revisions[account.id] += 1
     tell_comment(meta, account, "edited", comment)
     return Outcome(answer=SUCCESS)
 
 
 def delete_comment(meta: Meta, request: Request) -> Outcome:
     request.comment.deleted = True
+    meta.world.revisions[request.account.id] += 1
     tell_comment(meta, request.account, "remove", request.comment)
     return Outcome(answer=SUCCESS)
 
 
 def list_labels(meta: Meta, request: Request) -> Outcome:
     labels = [label for label in meta.world.labels.values() if owns(request, label)]
-    return Outcome(answer=request.page(labels, lambda one: shown_label(one, request.fields)))
+    return Outcome(answer=request.page(labels, lambda one: shown_label(one, request.fields), ID))
 
 
 def create_label(meta: Meta, request: Request) -> Outcome:
@@ -283,7 +160,7 @@ def labels_of_person(meta: Meta, request: Request) -> Outcome:
     assert request.target.person is not None
     person = request.target.person.id
     labels = [label for label in meta.world.labels.values() if person in label.people]
-    return Outcome(answer=request.page(labels, lambda one: shown_label(one, request.fields)))
+    return Outcome(answer=request.page(labels, lambda one: shown_label(one, request.fields), ID))
 
 
 def labelled(world: World, request: Request) -> Person:
@@ -341,20 +218,30 @@ def read_person(meta: Meta, request: Request) -> Outcome:
     return Outcome(answer=reads.person(request.target.person, request.fields))
 
 
-def read_comment(meta: Meta, request: Request) -> Outcome:
-    return Outcome(answer=reads.comment(request.account, request.comment, request.fields))
-
-
 class Operation(msgspec.Struct, frozen=True):
-    """``name`` is what fault scripts and the ledger call it."""
+    """``name`` is what fault scripts and the ledger call it.
+
+    ``reads``: it counts against the calls a second to conversations and messages.
+    """
 
     name: str
     run: Callable[[Meta, Request], Outcome]
+    reads: bool = False
 
 
 OPERATIONS: dict[tuple[str, Kind, str], Operation] = {
     ("POST", Kind.ACCOUNT, "messages"): Operation("send", send),
-    ("GET", Kind.ACCOUNT, "conversations"): Operation("conversations", list_conversations),
+    ("GET", Kind.ACCOUNT, "conversations"): Operation(
+        "conversations", thread_calls.list_conversations, reads=True
+    ),
+    ("GET", Kind.THREAD, ""): Operation("thread", thread_calls.read_thread, reads=True),
+    ("GET", Kind.THREAD, "messages"): Operation(
+        "thread_messages", thread_calls.list_messages, reads=True
+    ),
+    ("GET", Kind.MESSAGE, ""): Operation("message", thread_calls.read_message, reads=True),
+    ("GET", Kind.MESSAGE, "attachments"): Operation(
+        "attachments", thread_calls.list_attachments, reads=True
+    ),
     ("GET", Kind.ACCOUNT, "custom_labels"): Operation("labels", list_labels),
     ("POST", Kind.ACCOUNT, "custom_labels"): Operation("label_create", create_label),
     ("POST", Kind.ACCOUNT, "subscribed_apps"): Operation("subscribe", subscribe),
@@ -363,9 +250,15 @@ OPERATIONS: dict[tuple[str, Kind, str], Operation] = {
     ("GET", Kind.ACCOUNT, ""): Operation("account", read_account),
     ("POST", Kind.COMMENT, "comments"): Operation("comment_reply", reply_to_comment),
     ("POST", Kind.COMMENT, "replies"): Operation("comment_reply", reply_to_comment),
-    ("GET", Kind.COMMENT, "comments"): Operation("comment_replies", list_replies),
-    ("GET", Kind.COMMENT, "replies"): Operation("comment_replies", list_replies),
-    ("GET", Kind.COMMENT, ""): Operation("comment", read_comment),
+    **{
+        ("GET", Kind.ACCOUNT, edge): Operation(edge, post_calls.list_posts)
+        for edge in ("feed", "published_posts", "ads_posts", "media")
+    },
+    ("GET", Kind.POST, ""): Operation("post", post_calls.read_post),
+    ("GET", Kind.POST, "comments"): Operation("comments", post_calls.list_comments),
+    ("GET", Kind.COMMENT, "comments"): Operation("comment_replies", post_calls.list_comments),
+    ("GET", Kind.COMMENT, "replies"): Operation("comment_replies", post_calls.list_comments),
+    ("GET", Kind.COMMENT, ""): Operation("comment", post_calls.read_comment),
     ("POST", Kind.COMMENT, ""): Operation("comment_update", update_comment),
     ("DELETE", Kind.COMMENT, ""): Operation("comment_delete", delete_comment),
     ("GET", Kind.LABEL, ""): Operation("label", read_label),

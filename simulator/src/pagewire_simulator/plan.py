@@ -57,6 +57,7 @@ class Chance:
         self._time = Random(f"{seed}/time")
         self._lag = Random(f"{seed}/lag")
         self._late = Random(f"{seed}/late")
+        self._batch = Random(f"{seed}/batch")
 
     def delay(self, plan: Plan) -> float:
         """How long an event waits before it may go out."""
@@ -77,6 +78,14 @@ class Chance:
     def is_late(self, share: float) -> bool:
         """Whether an echo is one of the late ones, where so many are."""
         return bool(share) and self._late.random() < share
+
+    def is_aborted(self, share: float) -> bool:
+        """Whether an unfinished operation is told of by an error instead of by null."""
+        return self._batch.random() < share
+
+    def takes_effect(self, share: float) -> bool:
+        """Whether an unfinished operation is carried out all the same."""
+        return self._batch.random() < share
 
     def lag(self) -> int:
         """Milliseconds between what a person does and the sending of its event."""

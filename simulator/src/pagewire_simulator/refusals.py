@@ -10,17 +10,22 @@ import msgspec
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One error object; ``status`` is the HTTP status that it comes with."""
+    """One error object; ``status`` is the HTTP status that it comes with.
+
+    ``code`` is None where a batch fails as a whole.
+    """
 
     message: str
-    code: int
+    code: int | None
     subcode: int | None = None
     type: str = "OAuthException"
     status: int = 400
     transient: bool | None = None
 
     def body(self, trace: str) -> dict[str, Any]:
-        error: dict[str, Any] = {"message": self.message, "type": self.type, "code": self.code}
+        error: dict[str, Any] = {"message": self.message, "type": self.type}
+        if self.code is not None:
+            error["code"] = self.code
         if self.subcode is not None:
             error["error_subcode"] = self.subcode
         if self.transient is not None:
@@ -53,10 +58,43 @@ def parameter(problem: str, subcode: int | None = None) -> Refusal:
     return Refusal(message=f"(#100) {problem}", code=100, subcode=subcode)
 
 
+def unknown_path(path: str) -> Refusal:
+    return Refusal(message=f"Unknown path components: {path}", code=2500)
+
+
+def unknown_alias(node: str) -> Refusal:
+    return Refusal(
+        message=f"(#803) Some of the aliases you requested do not exist: {node}", code=803
+    )
+
+
+def batch(problem: str) -> Refusal:
+    """A batch that fails as a whole."""
+    return Refusal(message=problem, type="GraphBatchException", code=None)
+
+
+ABORTED = Refusal(
+    message=(
+        "Request aborted. This could happen if a dependent request failed or the entire request "
+        "timed out."
+    ),
+    type="FacebookApiException",
+    code=960,
+    status=500,
+)
+OUTSIDE_OF_BATCH = Refusal(
+    message="Invalid request: an address that a batch told is good inside a batch only",
+    type="GraphMethodException",
+    code=100,
+)
 TOKEN_MISSING = Refusal(message="An access token is required to request this resource.", code=104)
 TOKEN_UNREADABLE = Refusal(
     message="Invalid OAuth access token - Cannot parse access token", code=190
 )
+PAGE_TOKEN_REQUIRED = Refusal(
+    message="(#190) This method must be called with a Page Access Token", code=190
+)
+SECRET_WRONG = Refusal(message="Error validating client secret.", code=1)
 TOKEN_EXPIRED = Refusal(
     message="Error validating access token: Session has expired.", code=190, subcode=463
 )
@@ -92,6 +130,20 @@ PROOF_WRONG = Refusal(
     message="Invalid appsecret_proof provided in the API argument",
     type="GraphMethodException",
     code=100,
+)
+
+CURSOR = Refusal(message="Invalid cursors values", code=2642)
+CURSOR_TOO_FAR = parameter(
+    "The After Cursor specified exceeds the max limit supported by this endpoint"
+)
+TOO_MUCH = Refusal(
+    message="Please reduce the amount of data you're asking for, then retry your request",
+    code=1,
+    status=500,
+)
+GONE = Refusal(message="This Message has been deleted by the user or the business.", code=9000001)
+HIGH_VOLUME = Refusal(
+    message="(#2) Service temporarily unavailable", code=2, status=500, transient=True
 )
 
 UNKNOWN_ERROR = Refusal(message="An unknown error occurred", code=1, status=500)

@@ -28,13 +28,25 @@ class NewAccount(msgspec.Struct, kw_only=True):
 
 
 class AccountChange(msgspec.Struct, kw_only=True):
-    """``expires_at`` is Unix milliseconds, 0 for never; ``echo`` replaces the account's habits."""
+    """``issued_at`` and ``expires_at`` are Unix milliseconds, the latter 0 for never.
+
+    ``echo`` replaces the account's habits, ``reading`` the keys that it names (see ``Reading``).
+    """
 
     token: str | None = None
     token_state: TokenState | None = None
+    issued_at: int | None = None
     expires_at: int | None = None
     subscribed_fields: list[str] | None = None
     echo: Echoes | None = None
+    reading: dict[str, Any] | None = None
+
+
+class NewUser(msgspec.Struct, kw_only=True):
+    """Someone with tasks on Pages, whose token lives for so many seconds."""
+
+    pages: list[str]
+    expires_in: float = 3600
 
 
 class NewPerson(msgspec.Struct, kw_only=True):
@@ -47,6 +59,14 @@ class NewPerson(msgspec.Struct, kw_only=True):
 class NewPost(msgspec.Struct, kw_only=True):
     account: str
     text: str = ""
+    ad: bool = False
+
+
+class ThreadChange(msgspec.Struct, kw_only=True):
+    """``poison``: Graph fails on whatever shows more of the conversation than its id and time."""
+
+    poison: bool | None = None
+    folder: str | None = None
 
 
 class Acts(msgspec.Struct, kw_only=True):
@@ -54,6 +74,15 @@ class Acts(msgspec.Struct, kw_only=True):
 
     acts: list[AnyAct]
     batch: int | None = None
+
+
+class Arriving(msgspec.Struct, kw_only=True):
+    """Acts that are done once ``after`` calls of the account to ``endpoint`` were answered."""
+
+    account: str
+    acts: list[AnyAct]
+    endpoint: str = "conversations"
+    after: int = 1
 
 
 class FaultScripts(msgspec.Struct, kw_only=True):
@@ -71,14 +100,21 @@ class Limit(msgspec.Struct, kw_only=True):
 
 
 class OptionChange(msgspec.Struct, kw_only=True):
-    """What is None stays; ``plan`` and ``rates`` replace only the keys they name."""
+    """What is None stays; ``plan``, ``rates``, ``reading`` and ``batch`` replace only the keys that
+    they name.
+
+    ``reading`` is that of all accounts which have none of their own.
+    """
 
     require_proof: bool | None = None
     adopt: bool | None = None
+    rendered: bool | None = None
     read_lag: float | None = None
     echo: Echoes | None = None
     latency: str | None = None
     latency_factor: float | None = None
+    reading: dict[str, Any] | None = None
+    batch: dict[str, Any] | None = None
     plan: dict[str, Any] | None = None
     rates: dict[str, Any] | None = None
 

@@ -40,6 +40,9 @@ class Secrets(msgspec.Struct, frozen=True):
     app: str
     instagram: str
 
+    def of(self, login: Host) -> str:
+        return self.app if login is Host.FACEBOOK else self.instagram
+
 
 class Delivery(msgspec.Struct, kw_only=True):
     """A POST to be made. ``weight`` is how much it counts in ``Sender.pending``."""

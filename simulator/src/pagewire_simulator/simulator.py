@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from pagewire_simulator.calls import Receive, Scope, Send
 from pagewire_simulator.control import control
-from pagewire_simulator.graph import Graph, Receive, Scope, Send
+from pagewire_simulator.graph import Graph
 from pagewire_simulator.handshake import Endpoint
 from pagewire_simulator.meta import App, Meta
 

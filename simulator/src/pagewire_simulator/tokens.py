@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from pagewire_simulator import refusals
-from pagewire_simulator.entities import Host, Token, TokenState
+from pagewire_simulator.entities import Host, Token, TokenKind, TokenState
 from pagewire_simulator.refusals import Refused
 from pagewire_simulator.world import World
 
 PROOF_SECONDS = 300
+SCOPES = ["pages_messaging", "pages_manage_metadata", "pages_manage_engagement"]
 STATES = {
     TokenState.EXPIRED: refusals.TOKEN_EXPIRED,
     TokenState.PASSWORD_CHANGED: refusals.TOKEN_PASSWORD_CHANGED,
@@ -99,14 +100,18 @@ def debug(world: World, app_id: str, input_token: str, now: int) -> dict[str, An
     if token is None:
         raise Refused(refusals.TOKEN_UNREADABLE)
     refusal = dead(token, now)
+    is_user = token.host is Host.INSTAGRAM or token.kind is TokenKind.USER
     data: dict[str, Any] = {
         "app_id": app_id,
-        "type": "PAGE" if token.host is Host.FACEBOOK else "USER",
+        "type": "USER" if is_user else "PAGE",
         "application": "Pagewire",
         "is_valid": refusal is None,
+        "issued_at": token.issued_at // 1000,
         "expires_at": token.expires_at // 1000,
-        "profile_id": token.node,
-        "scopes": ["pages_messaging", "pages_manage_metadata", "pages_manage_engagement"],
+        "data_access_expires_at": 0,
+        "user_id" if is_user else "profile_id": token.node,
+        "scopes": SCOPES,
+        "granular_scopes": [{"scope": scope} for scope in SCOPES],
     }
     if refusal:
         data["error"] = {

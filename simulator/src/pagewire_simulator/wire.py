@@ -10,7 +10,7 @@ import msgspec
 USER_AGENT = "facebookexternalua"
 
 
-def encode(body: dict[str, Any]) -> bytes:
+def encode(body: Any) -> bytes:
     r"""Compact ASCII JSON: ``/`` as ``\/``, all else above ASCII as lower-case ``\uXXXX``."""
     encoded = msgspec.json.encode(body)
     if not encoded.isascii():

@@ -3,7 +3,10 @@
 Pure: no I/O and no clock. Times come in as Unix milliseconds, ids from the seeded ``Ids``.
 """
 
+from bisect import insort_right
+from collections import defaultdict
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 from pagewire_simulator.entities import (
@@ -17,8 +20,12 @@ from pagewire_simulator.entities import (
     Platform,
     Post,
     Token,
+    TokenKind,
+    User,
 )
 from pagewire_simulator.ids import Ids
+
+CREATED_AT = attrgetter("created_at")
 
 
 class Unknown(LookupError):
@@ -38,14 +45,21 @@ class World:
         self.noise = Ids(seed, "noise")
         self.app_id = app_id
         self.accounts: dict[str, Account] = {}
+        self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
         self.adopted: dict[str, str] = {}  # the token that each adopted account was named with
         self.conversations: dict[tuple[str, str], Conversation] = {}
+        self.threads: dict[str, Conversation] = {}
+        self.messages: dict[str, Message] = {}
+        self.revisions: defaultdict[str, int] = defaultdict(int)
+        """How often each account's conversations or comments have changed."""
         self.posts: dict[str, Post] = {}
         self.comments: dict[str, Comment] = {}
         self.labels: dict[str, Label] = {}
         self._people: dict[tuple[str, str], Person] = {}
-        self._replies: dict[str, list[Comment]] = {}
+        self._comments: defaultdict[str, list[Comment]] = defaultdict(list)  # of a post, at the top
+        self._replies: defaultdict[str, list[Comment]] = defaultdict(list)
+        self._newest_first: dict[str, tuple[int, list[Conversation]]] = {}
         self._subscriptions: dict[str, frozenset[str] | None] = {}
 
     def create_account(
@@ -89,7 +103,36 @@ class World:
         return token
 
     def token_of(self, account: Account) -> Token | None:
-        return next((t for t in self.tokens.values() if t.node == account.node), None)
+        """The newest one."""
+        return next((t for t in reversed(self.tokens.values()) if t.node == account.node), None)
+
+    def renew(self, token: Token, now: int, lifetime: int) -> Token:
+        """A further token for the same node; the old one stays good as long as it was."""
+        made = Token(
+            value=self.app_ids.token(),
+            node=token.node,
+            host=token.host,
+            kind=token.kind,
+            issued_at=now,
+            expires_at=now + lifetime,
+        )
+        self.tokens[made.value] = made
+        return made
+
+    def create_user(self, pages: tuple[str, ...], expires_at: int) -> Token:
+        """Someone with tasks on the Pages, and a token that is not yet long-lived."""
+        number = len(self.users) + 1
+        user = User(id=self.ids.app_scoped(), name=f"User {number}", pages=pages)
+        self.users[user.id] = user
+        token = Token(
+            value=self.ids.token(),
+            node=user.id,
+            host=Host.FACEBOOK,
+            kind=TokenKind.USER,
+            expires_at=expires_at,
+        )
+        self.tokens[token.value] = token
+        return token
 
     def account(self, account_id: str) -> Account:
         try:
@@ -126,14 +169,16 @@ class World:
         id: str | None = None,
         name: str | None = None,
         blocked: bool = False,
+        ids: Ids | None = None,
     ) -> Person:
+        ids = ids or self.ids
         on_messenger = account.platform is Platform.MESSENGER
-        own_id = id or (self.ids.psid() if on_messenger else self.ids.igsid())
+        own_id = id or (ids.psid() if on_messenger else ids.igsid())
         number = len(self._people) + 1
         person = Person(
             id=own_id,
             account_id=account.id,
-            commenter_id=self.ids.app_scoped() if on_messenger else own_id,
+            commenter_id=ids.app_scoped() if on_messenger else own_id,
             name=name or f"Person {number}",
             username=f"person.{number}",
             blocked=blocked,
@@ -158,8 +203,54 @@ class World:
             ids = Ids(self.seed, f"thread/{account.id}/{person.id}")
             thread = ids.messenger_thread() if on_messenger else ids.instagram_thread()
             found = Conversation(thread_id=thread, account_id=account.id, person_id=person.id)
-            self.conversations[key] = found
+            self.conversations[key] = self.threads[thread] = found
         return found
+
+    def newest_first(self, account: Account) -> list[Conversation]:
+        """The account's conversations in which anything was written, newest first."""
+        revision = self.revisions[account.id]
+        known = self._newest_first.get(account.id)
+        if known is None or known[0] != revision:
+            own = [
+                thread
+                for (account_id, _), thread in self.conversations.items()
+                if account_id == account.id and thread.messages
+            ]
+            own.sort(key=lambda thread: (-thread.updated_at, thread.thread_id))
+            known = self._newest_first[account.id] = revision, own
+        return known[1]
+
+    def add(self, conversation: Conversation, message: Message) -> Message:
+        """Puts a message into its conversation, by its time."""
+        insort_right(conversation.messages, message, key=CREATED_AT)
+        self.messages[message.mid] = message
+        if message.inbound:
+            conversation.last_inbound = max(conversation.last_inbound or 0, message.created_at)
+        self.revisions[conversation.account_id] += 1
+        return message
+
+    def message(self, mid: str) -> Message:
+        try:
+            return self.messages[mid]
+        except KeyError:
+            raise Unknown(f"message {mid}") from None
+
+    def thread(self, thread_id: str) -> Conversation:
+        try:
+            return self.threads[thread_id]
+        except KeyError:
+            raise Unknown(f"thread {thread_id}") from None
+
+    def delete_message(self, message: Message) -> None:
+        message.deleted = True
+        self.revisions[message.account_id] += 1
+
+    def delete_thread(self, thread: Conversation) -> None:
+        """The business deletes the conversation in its inbox."""
+        for message in thread.messages:
+            del self.messages[message.mid]
+        thread.messages.clear()
+        self.revisions[thread.account_id] += 1
 
     def receive(
         self,
@@ -169,6 +260,8 @@ class World:
         *,
         text: str | None = None,
         attachments: tuple[dict[str, Any], ...] = (),
+        story: tuple[str, str] | None = None,
+        reply_to: str | None = None,
     ) -> Message:
         """A person writes to the account (or presses a button): opens the reply window."""
         message = Message(
@@ -179,11 +272,10 @@ class World:
             created_at=at,
             text=text,
             attachments=attachments,
+            story=story,
+            reply_to=reply_to,
         )
-        conversation = self.conversation(account, person)
-        conversation.messages.append(message)
-        conversation.last_inbound = max(conversation.last_inbound or 0, at)
-        return message
+        return self.add(self.conversation(account, person), message)
 
     def send(
         self,
@@ -213,19 +305,33 @@ class World:
             metadata=metadata,
             comment_id=comment.id if comment else None,
         )
-        self.conversation(account, person).messages.append(message)
         if comment:
             comment.private_reply_mid = message.mid
-        return message
+        return self.add(self.conversation(account, person), message)
 
-    def create_post(self, account: Account, at: int, text: str = "") -> Post:
+    def create_post(
+        self,
+        account: Account,
+        at: int,
+        text: str = "",
+        *,
+        ad: bool = False,
+        ids: Ids | None = None,
+    ) -> Post:
+        ids = ids or self.ids
         if account.platform is Platform.MESSENGER:
-            post_id = f"{account.id}_{self.ids.post()}"
+            post_id = f"{account.id}_{ids.post()}"
         else:
-            post_id = self.ids.media()
-        post = Post(id=post_id, account_id=account.id, created_at=at, text=text)
+            post_id = ids.media()
+        post = Post(id=post_id, account_id=account.id, created_at=at, text=text, ad=ad)
         self.posts[post.id] = post
+        self.revisions[account.id] += 1
         return post
+
+    def posts_of(self, account: Account) -> list[Post]:
+        """The account's posts, ads too, newest first."""
+        own = [post for post in self.posts.values() if post.account_id == account.id]
+        return sorted(own, key=CREATED_AT, reverse=True)
 
     def post(self, post_id: str) -> Post:
         try:
@@ -242,9 +348,10 @@ class World:
         text: str,
         *,
         parent: Comment | None = None,
+        ids: Ids | None = None,
     ) -> Comment:
         """A comment by a person, or by the account itself where ``person`` is None."""
-        ids = self.ids if person else self.app_ids
+        ids = ids or (self.ids if person else self.app_ids)
         if account.platform is Platform.MESSENGER:
             comment_id = f"{post.id.partition('_')[2]}_{ids.comment()}"
         else:
@@ -262,8 +369,15 @@ class World:
         )
         self.comments[comment.id] = comment
         if parent:
-            self._replies.setdefault(parent.id, []).append(comment)
+            insort_right(self._replies[parent.id], comment, key=CREATED_AT)
+        else:
+            insort_right(self._comments[post.id], comment, key=CREATED_AT)
+        self.revisions[account.id] += 1
         return comment
+
+    def top_comments(self, post: Post) -> list[Comment]:
+        """The comments on a post that answer no other and still stand, oldest first."""
+        return [comment for comment in self._comments[post.id] if not comment.deleted]
 
     def comment(self, comment_id: str) -> Comment:
         found = self.find_comment(comment_id)
@@ -278,7 +392,7 @@ class World:
 
     def replies(self, comment: Comment) -> list[Comment]:
         """The replies to a comment that still stand, oldest first."""
-        return [reply for reply in self._replies.get(comment.id, ()) if not reply.deleted]
+        return [reply for reply in self._replies[comment.id] if not reply.deleted]
 
     def create_label(self, account: Account, name: str) -> Label:
         label = Label(id=self.app_ids.label(), account_id=account.id, name=name)

@@ -20,10 +20,6 @@ from pagewire_cli.launcher import clean
 from pagewire_cli.leash import CannotStart
 from pagewire_runtime.errors import Refusal
 
-NOT_YET = (
-    "History sync is not in this release yet: the demo connects pages, replays webhooks and\n"
-    "answers them, but mirrors no conversations from before."
-)
 ENDED_BADLY = (CannotStart, DidNotHappen, Refused, Refusal, httpx.HTTPError, OSError)
 
 
@@ -36,14 +32,12 @@ async def demo(folder: Path, *, as_json: bool) -> int:
     holds = all(claim.holds for claim in checked)
     show.summary(figures, checked)
     show.say()
-    show.say(NOT_YET, "dim")
-    show.say()
     if as_json:
         told = [
             {"claim": claim.text, "holds": claim.holds, "failures": list(claim.failures)}
             for claim in checked
         ]
-        output.document({"ok": holds, "figures": figures, "claims": told, "history": "not built"})
+        output.document({"ok": holds, "figures": figures, "claims": told})
     if holds:
         show.say("Everything happened as it should. To have it stay up: make up", "bold green")
     else:

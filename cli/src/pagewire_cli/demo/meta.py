@@ -4,6 +4,7 @@ Only its control interface, over HTTP: the command line does not import the simu
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, Self
 
 import httpx
@@ -43,6 +44,14 @@ class Meta:
             page_id=linked_to,
             subscribed_fields=[],
         )
+
+    async def remember(self, account: str, past: Mapping[str, int]) -> Json:
+        """The page was there before us: conversations, messages, comments, as many as told."""
+        return await self._post("/history", account=account, **past)
+
+    async def truth(self, account: str) -> Json:
+        """All that there is of the page, and of each message what Graph shows."""
+        return await self._get("/truth", account=account)
 
     async def meet(self, account: str, name: str) -> str:
         """A new person of a page; returns their id."""

@@ -13,7 +13,7 @@ from pagewire_cli.demo.meta import Meta
 from pagewire_cli.demo.operator import Operator
 from pagewire_cli.demo.proof import Evidence
 from pagewire_cli.demo.show import Show
-from pagewire_cli.demo.story import Act, Shop
+from pagewire_cli.demo.story import Act, Json, Shop
 from pagewire_cli.demo.watching import Played, Watch
 from pagewire_cli.launcher import System, running
 
@@ -39,6 +39,9 @@ class Play:
     accounts: dict[str, str] = field(default_factory=dict)
     people: dict[str, str] = field(default_factory=dict)
     while_down: list[Played] = field(default_factory=list)
+    pasts: dict[str, Json] = field(default_factory=dict)
+    runs: list[Json] = field(default_factory=list)
+    mirrored_in: float = 0.0  # seconds
     chance: random.Random = field(default_factory=lambda: random.Random(7))  # noqa: S311 - a play
 
     async def prepare(self) -> None:
@@ -50,17 +53,30 @@ class Play:
         with self.show.step(f"Making {len(rules)} rules by the HTTP API"):
             for rule in rules:
                 await self.operator.make_rule(rule)
+        await self._mirror()
         # From here on Meta behaves as it does on a bad day.
         await self.meta.habits(
-            latency="plain",
             echo={"when": "twice", "delay": 0.05},
             plan={"reorder": 0.3, "reorder_by": 0.15, "later_by": 0.7},
         )
+
+    async def _mirror(self) -> None:
+        """What was written before we came; Graph takes its time from now on, as Meta's does."""
+        await self.meta.habits(latency="plain")
+        began = time.monotonic()
+        with self.show.runs(2 * len(story.SHOPS)) as tell:
+            self.runs = await self.operator.sync_all(tell)
+        self.mirrored_in = time.monotonic() - began
+        names = {self.accounts[shop.handle]: shop.name for shop in story.SHOPS}
+        for run in self.runs:
+            self.show.run(names[run["page_id"]], run)
 
     async def _connect(self, shop: Shop) -> None:
         linked = self.accounts[story.BAKERY.handle] if shop.linked else None
         page = await self.meta.open_page(shop, linked)
         self.accounts[shop.handle] = page["id"]
+        past = story.PASTS[shop.handle]
+        self.pasts[page["id"]] = await self.meta.remember(page["id"], past)
         await self.operator.connect(
             {
                 "page_id": page["id"],
@@ -158,8 +174,8 @@ class Play:
     async def evidence(self) -> Evidence:
         """Everything that is known now."""
         page_ids = self.accounts.values()
-        mids = [mid for page in page_ids for mid in await self.operator.stored_mids(page)]
-        comments = [one for page in page_ids for one in await self.operator.stored_comments(page)]
+        messages = {page: await self.operator.stored_messages(page) for page in page_ids}
+        comments = {page: await self.operator.stored_comments(page) for page in page_ids}
         bakery = self.accounts[story.BAKERY.handle]
         insults = [one for one in self.watch.played if one.act.rule == "insult"]
         orders = {one.person for one in self.watch.played if one.act.rule == "order"}
@@ -170,8 +186,12 @@ class Play:
             events=await self.meta.records("events"),
             deliveries=await self.meta.records("deliveries"),
             calls=await self.meta.records("calls"),
-            stored_mids=mids,
-            stored_comments=comments,
+            pasts=self.pasts,
+            runs=self.runs,
+            mirrored_in=self.mirrored_in,
+            truths=[await self.meta.truth(page) for page in page_ids],
+            messages=messages,
+            comments=comments,
             echoes=story.storm_mids(),
             status=await self.operator.status(),
             hidden=all([await self.meta.is_hidden(one.done["comment"]) for one in insults]),

@@ -4,8 +4,9 @@ Pure. A claim that does not hold names what did not happen; the demo fails with 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from statistics import quantiles
 from typing import Any
 
@@ -13,14 +14,17 @@ from pagewire_cli.demo import story
 from pagewire_cli.demo.story import Json
 from pagewire_cli.demo.watching import ANSWERS, Played
 
+THROTTLED = (4, 17, 32, 613, 80001, 80002, 80006)
+"""Meta's codes of what was too much or too fast; Graph API, Rate Limits."""
+
 
 @dataclass(frozen=True)
 class Evidence:
     """Everything that is known when the last word was said.
 
-    `events`, `deliveries` and `calls` are the ledger's, `stored_mids` and `stored_comments` the
-    store's, each as often as it is there, None for a reply that has no id yet; `comments` and
-    `mids` are what Meta told of.
+    `events`, `deliveries` and `calls` are the ledger's, `truths` what Meta has of each page,
+    `messages` and `comments` the store's by page, each as often as it is there. `pasts` is how much
+    each page had when it was connected, which `runs` mirrored in `mirrored_in` seconds.
     """
 
     played: Sequence[Played]
@@ -29,12 +33,25 @@ class Evidence:
     events: Sequence[Json]
     deliveries: Sequence[Json]
     calls: Sequence[Json]
-    stored_mids: Sequence[str | None]
-    stored_comments: Sequence[str]
+    pasts: Mapping[str, Json]
+    runs: Sequence[Json]
+    mirrored_in: float
+    truths: Sequence[Json]
+    messages: Mapping[str, Sequence[Json]]
+    comments: Mapping[str, Sequence[Json]]
     echoes: Sequence[str]
     status: Json
     hidden: bool
     labelled: bool
+
+    @property
+    def stored_mids(self) -> list[str]:
+        """Of all messages that have an id; a reply that is not sent yet has none."""
+        return [one["mid"] for page in self.messages.values() for one in page if one["mid"]]
+
+    @property
+    def stored_comments(self) -> list[str]:
+        return [one["comment_id"] for page in self.comments.values() for one in page]
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,18 @@ class Claim:
 def claims(seen: Evidence) -> list[Claim]:
     """Everything that the demo says of itself, checked."""
     figures = figures_of(seen)
+    history = figures["history"]
     return [
+        Claim(
+            f"{history['conversations']:,} conversations with {history['messages']:,} messages, and"
+            f" {history['comments']} comments, of before were mirrored",
+            list(_not_mirrored(seen)),
+        ),
+        Claim(
+            "the store now holds what Meta has, word for word, and nothing else",
+            list(_untrue(seen)),
+        ),
+        Claim("no call came faster than Meta allows", list(_throttled(seen))),
         Claim(
             f"every event was acknowledged ({figures['events']} of them,"
             f" in {figures['webhooks']} webhooks)",
@@ -91,6 +119,72 @@ def claims(seen: Evidence) -> list[Claim]:
     ]
 
 
+def _not_mirrored(seen: Evidence) -> Iterator[str]:
+    if not seen.runs:
+        yield "nothing was mirrored"
+    for run in seen.runs:
+        if run["state"] != "succeeded":
+            yield f"{run['kind']} of page {run['page_id']} ended {run['state']} ({run['error']})"
+    for page, past in seen.pasts.items():
+        of_page = [run for run in seen.runs if run["page_id"] == page]
+        for what in ("conversations", "comments"):
+            reached = sum(run[what] for run in of_page)
+            if reached < past[what]:
+                yield f"{reached} {what} of page {page} were gone through, not {past[what]}"
+
+
+def _untrue(seen: Evidence) -> Iterator[str]:
+    for truth in seen.truths:
+        page = truth["account"]
+        stored = {one["mid"]: one for one in seen.messages[page]}
+        true = {one["mid"]: one for each in truth["conversations"] for one in each["messages"]}
+        for mid, one in true.items():
+            if one["shown"] != "gone" or mid in stored:
+                yield from _differences(f"message {mid}", one, stored.get(mid))
+        for mid in stored.keys() - true.keys() - {None, *seen.echoes}:
+            yield f"message {mid} is stored, Meta has none"
+        yield from _untrue_comments(truth["comments"], seen.comments[page])
+
+
+def _differences(name: str, true: Json, stored: Json | None) -> Iterator[str]:
+    """Of what Graph shows of a message; of an old one on Instagram that is id and time alone."""
+    if stored is None:
+        yield f"{name} is not stored"
+        return
+    known = stored["direction"] is not None
+    if known and stored["direction"] != ("inbound" if true["inbound"] else "outbound"):
+        yield f"{name} is stored as {stored['direction']}"
+    if known and (stored["text"] or "") != (true["text"] or ""):
+        yield f"{name} is stored with another text"
+    if not known and true["shown"] == "whole":
+        yield f"{name} is stored without what Graph shows of it"
+    if _second(stored["created_time"]) != true["created_at"] // 1_000:
+        yield f"{name} is stored with another time"
+
+
+def _untrue_comments(true: Sequence[Json], stored: Sequence[Json]) -> Iterator[str]:
+    texts = {one["comment_id"]: one["text"] or "" for one in stored}
+    there = {one["id"]: one["text"] or "" for one in true if not one["deleted"]}
+    for comment_id, text in there.items():
+        if comment_id not in texts:
+            yield f"comment {comment_id} is not stored"
+        elif texts[comment_id] != text:
+            yield f"comment {comment_id} is stored with another text"
+    for comment_id in texts.keys() - {one["id"] for one in true}:
+        yield f"comment {comment_id} is stored, Meta has none"
+
+
+def _second(moment: str) -> int:
+    """Of Unix time; Graph tells whole ones."""
+    return int(datetime.fromisoformat(moment).timestamp())
+
+
+def _throttled(seen: Evidence) -> Iterator[str]:
+    for call in seen.calls:
+        if call["code"] in THROTTLED:
+            yield f"{call['method']} {call['shape']} was refused as too much ({call['code']})"
+
+
 def _unacknowledged(seen: Evidence) -> Iterator[str]:
     for event in seen.events:
         if event["subscribed"] and not event["told"]:
@@ -101,7 +195,7 @@ def _unacknowledged(seen: Evidence) -> Iterator[str]:
 
 def _not_stored_once(seen: Evidence) -> Iterator[str]:
     mids = {event["subject"] for event in seen.events if _message(event)}
-    stored = Counter(mid for mid in seen.stored_mids if mid is not None)
+    stored = Counter(seen.stored_mids)
     for mid in (mids | set(seen.echoes)) - stored.keys():
         yield f"message {mid} is not stored"
     comments = {event["subject"] for event in seen.events if event["field"] in ("feed", "comments")}
@@ -232,6 +326,13 @@ def figures_of(seen: Evidence) -> Json:
     usual = [one for one in seen.played if id(one) not in down]
     answered = [call for call in seen.calls if call["endpoint"] in ANSWERS and call["ended_at"]]
     return {
+        "history": {
+            "conversations": sum(run["conversations"] for run in seen.runs),
+            "messages": sum(run["messages"] for run in seen.runs),
+            "comments": sum(run["comments"] for run in seen.runs),
+            "calls": sum(run["graph_calls"] for run in seen.runs),
+            "seconds": round(seen.mirrored_in, 1),
+        },
         "people": len({(one.account, one.person) for one in seen.played}),
         "webhooks": len(seen.deliveries),
         "acknowledged": sum(delivery["outcome"] == "ok" for delivery in seen.deliveries),

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from pagewire_cli import output
 from pagewire_cli.demo.proof import Claim
 from pagewire_cli.demo.story import Json
 from pagewire_cli.demo.watching import Played
+from pagewire_cli.progress import Tell, board
 
 LEAST, MOST = 92, 140  # columns
 NARROW = (5, 19, 23, 12, 6)  # who, where, said, rule, time; what is answered has the rest
@@ -46,6 +48,27 @@ class Show:
             yield
         line = Text.assemble(
             ("  ✓ ", "green"), text, (f"  {time.monotonic() - began:.1f} s", "dim")
+        )
+        self._console.print(line, soft_wrap=True)
+
+    @contextmanager
+    def runs(self, count: int) -> Iterator[Tell]:
+        """So many runs of history, each with its progress where a terminal shows it."""
+        self.scene("What was written before, mirrored from Graph at two calls a second a page")
+        with board(count, self._console) as tell:
+            yield tell
+
+    def run(self, name: str, run: Json) -> None:
+        """A run that has ended."""
+        told = {"conversations": "threads", "messages": "messages", "comments": "comments"}
+        figures = [f"{run[what]:,} {word}" for what, word in told.items() if run[what]]
+        took = output.took(run["started_at"], run["finished_at"]) or "never begun"
+        line = Text.assemble(
+            ("  ✓ ", "green") if run["state"] == "succeeded" else ("  ✗ ", "bold red"),
+            f"{name}, {run['kind']}: {', '.join(figures) or 'nothing'}",
+            f" in {_counted(run['graph_calls'], 'call')}",
+            (f"  {took}", "dim"),
+            (f"  {run['state']}: {run['error']}", "red") if run["error"] else "",
         )
         self._console.print(line, soft_wrap=True)
 
@@ -115,6 +138,12 @@ class Show:
 def _figures(figures: Json, seconds: float) -> Iterator[tuple[str, str]]:
     ack, request, graph = figures["ack_ms"], figures["receipt_to_request_ms"], figures["graph_ms"]
     down = figures["after_the_edge_died_ms"]
+    history = figures["history"]
+    yield (
+        "history",
+        f"{history['conversations']:,} conversations, {history['messages']:,} messages,"
+        f" {history['comments']} comments in {history['calls']} calls and {history['seconds']} s",
+    )
     yield "people", f"{figures['people']} on 3 pages, within {seconds:.0f} s from nothing"
     yield (
         "webhooks",
@@ -138,6 +167,10 @@ def _figures(figures: Json, seconds: float) -> Iterator[tuple[str, str]]:
         f"{figures['quarantined']} body in quarantine,"
         f" {figures['unknown_page_events']} event of an unknown page",
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _percentiles(times: Json) -> str:

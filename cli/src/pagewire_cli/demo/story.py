@@ -28,6 +28,23 @@ CORNER = Shop("@corner", "Corner Bakery on Instagram", "instagram", "facebook", 
 STUDIO = Shop("@studio", "Bakery Studio", "instagram", "instagram")
 SHOPS = (BAKERY, CORNER, STUDIO)
 
+# What the pages went through before they came to us, as the simulator is told of it.
+PASTS: Mapping[str, Mapping[str, int]] = {
+    BAKERY.handle: {
+        "conversations": 120,
+        "messages": 20,
+        "long_threads": 2,
+        "long_messages": 150,
+        "posts": 3,
+        "ads": 1,
+        "comments": 12,
+        "replies": 1,
+        "labels": 3,
+    },
+    CORNER.handle: {"conversations": 70, "messages": 18, "posts": 2, "comments": 10},
+    STUDIO.handle: {"conversations": 60, "messages": 18, "posts": 2, "comments": 10},
+}
+
 PRICE = "A loaf is 4 euro."
 HOURS = "Open from 8 to 18."
 SOON = "One of us answers soon."

@@ -45,6 +45,11 @@ class Arrival:
     answerable: bool
     """A rule may answer it, if its page is connected."""
 
+    @property
+    def awakens(self) -> bool:
+        """Whether it makes one live that was overheard; what Graph shows tells of no webhook."""
+        return self.answerable and self.event.source == SOURCE_LIVE
+
 
 @dataclass(slots=True)
 class Parcel:
@@ -75,7 +80,7 @@ def parcel(delivery: Delivery) -> Parcel:
             field_name = invalid.metadata["field"]
             raise InvalidArgument(f"events[{at}].{field_name}", "is malformed") from None
         known = arrivals.get(arrival.key)
-        if known is None or (arrival.answerable and not known.answerable):
+        if known is None or (arrival.awakens and not known.answerable):
             arrivals[arrival.key] = arrival
     return Parcel(
         delivery,

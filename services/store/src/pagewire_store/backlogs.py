@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pagewire_store import outbox
+from pagewire_store import outbox, runs
 from pagewire_store.connections import Driver
 from pagewire_store.database import driver
 
@@ -62,11 +62,13 @@ _HAS_READY = "select exists (select from outbox where page_id = %(page_id)s and 
 async def end_some(
     connection: AsyncConnection, page_id: str, *, person_pause: timedelta = timedelta()
 ) -> bool:
-    """Declines pending events and fails replies that wait, so many of each; False: none were left.
+    """Ends runs, declines pending events and fails replies that wait, so many of both; False: none
+    of them were left.
 
     For the transaction that holds the row of a page which is not connected. Where it does not end
     all, nobody is handed the rest: claims, the sweep and the page's next connecting end it.
     """
+    await runs.end_of_page(connection, page_id)
     raw = await driver(connection)
     declined = await _decline(raw, page_id)
     found = await (await raw.execute(_HAS_READY, {"page_id": page_id})).fetchone()

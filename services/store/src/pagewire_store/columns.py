@@ -21,6 +21,7 @@ _REPLACEMENT = "\ufffd".encode()
 _TRUE, _FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
 _LENGTHS = tuple(length.to_bytes(4) for length in range(512))
 """The lengths of most texts, as they are sent."""
+_LENGTHS_OR_NULL = (_NULL, *_LENGTHS[1:])
 _EPOCH = 946_684_800_000_000
 """2000-01-01, where PostgreSQL counts from, in microseconds of Unix time."""
 
@@ -37,6 +38,8 @@ class Column:
     array_oid: int
     elements: Packed
     """Each value as an array holds it, behind its length."""
+    pieces: int = 1
+    """Of how many `elements` one value is made."""
 
     def packed(self, values: Sequence[Any]) -> bytes:
         """The array as PostgreSQL receives it."""
@@ -58,13 +61,32 @@ def _texts(values: Sequence[str | None]) -> list[bytes]:
     return elements
 
 
+def _plain(values: Sequence[str]) -> list[bytes]:
+    return _with_lengths([value.encode() for value in values], _LENGTHS)
+
+
+def _plain_or_null(values: Sequence[str]) -> list[bytes]:
+    return _with_lengths([value.encode() for value in values], _LENGTHS_OR_NULL)
+
+
+def _with_lengths(data: list[bytes], lengths: Sequence[bytes]) -> list[bytes]:
+    elements = data * 2
+    elements[1::2] = data
+    try:
+        elements[::2] = [lengths[len(value)] for value in data]
+    except IndexError:
+        elements[::2] = [_length(value, lengths) for value in data]
+    return elements
+
+
+def _length(value: bytes, lengths: Sequence[bytes]) -> bytes:
+    return lengths[len(value)] if len(value) < len(lengths) else len(value).to_bytes(4)
+
+
 def _bytes(values: Sequence[bytes | None]) -> list[bytes]:
     elements: list[bytes] = []
     for value in values:
-        if value is None:
-            elements.append(_NULL)
-        else:
-            elements += (len(value).to_bytes(4), value)
+        elements += (_NULL, b"") if value is None else (len(value).to_bytes(4), value)
     return elements
 
 
@@ -87,7 +109,11 @@ def _uuids(values: Sequence[str]) -> list[bytes]:
 
 TEXT = Column("text", 25, 1009, _texts)
 """Texts; NUL, which PostgreSQL's cannot hold, becomes U+FFFD."""
-BYTES = Column("bytea", 17, 1001, _bytes)
+PLAIN = Column("text", 25, 1009, _plain, pieces=2)
+"""Texts in bulk, neither null nor with a NUL in them."""
+PLAIN_OR_NULL = Column("text", 25, 1009, _plain_or_null, pieces=2)
+"""The same; an empty one is null."""
+BYTES = Column("bytea", 17, 1001, _bytes, pieces=2)
 SMALLINT = Column("int2", 21, 1005, _numbers("!ih", 2))
 INT = Column("int4", 23, 1007, _numbers("!ii", 4))
 BIGINT = Column("int8", 20, 1016, _numbers("!iq", 8))
@@ -96,6 +122,12 @@ TIME = Column("timestamptz", 1184, 1185, _numbers("!iq", 8, _EPOCH))
 """Microseconds of Unix time."""
 UUIDS = Column("uuid", 2950, 2951, _uuids)
 """UUIDs as texts, hexadecimal with dashes."""
+
+
+def words(*known: str | None) -> Column:
+    """Texts of which there are few, given as their places in `known`."""
+    packed = [_NULL if word is None else b"".join(_plain([word])) for word in known]
+    return Column("text", 25, 1009, lambda values: [packed[value] for value in values])
 
 
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from pagewire.store.v1.lane_service_pb2 import (
@@ -414,6 +414,7 @@ async def commit(
     wake_outbox: Callable[[], None],
     wake_lanes: Callable[[], None],
     caps: Caps = Caps(),  # frozen
+    recovered_fresh: timedelta = deciding.RECOVERED_FRESH,
 ) -> CommitDecisionsResponse:
     """Commits what was decided, all lanes in one transaction, and answers in the request's order.
 
@@ -427,7 +428,7 @@ async def commit(
     lanes_of = _reader(request)
 
     async def work(connection: Driver) -> _Committed:
-        return await _commit(connection, lanes_of(), caps)
+        return await _commit(connection, lanes_of(), caps, recovered_fresh)
 
     committed = await in_live_transaction(
         connections, work, part="store.decide", keys=_named(request)
@@ -470,13 +471,15 @@ def _named_events(asked: LaneDecisions) -> dict[int, EventDecision]:
     return named
 
 
-async def _commit(connection: Driver, lanes: list[_Lane], caps: Caps) -> _Committed:
+async def _commit(
+    connection: Driver, lanes: list[_Lane], caps: Caps, recovered_fresh: timedelta
+) -> _Committed:
     if not lanes:
         return _Committed(CommitDecisionsResponse(), replies=False, waiting=False)
     locked, pending = await _look(connection, lanes)
     held = _hold(lanes, locked, await _repeated(connection, lanes, pending))
     cases = _cases(held, pending)
-    answered = await _weigh(connection, cases, caps)
+    answered = await _weigh(connection, cases, caps, recovered_fresh)
     reserved = await _reserve(connection, cases)
     writes = _Deciding(caps, reserved, answered).decide(cases)
     said = [*reserved.said(), *writes.said()]
@@ -548,7 +551,9 @@ def _cases(held: Sequence[_Lane], pending: Iterable[_Pending]) -> list[_Case]:
     return cases
 
 
-async def _weigh(connection: Driver, cases: Sequence[_Case], caps: Caps) -> Counter[str]:
+async def _weigh(
+    connection: Driver, cases: Sequence[_Case], caps: Caps, recovered_fresh: timedelta
+) -> Counter[str]:
     """Loads the facts, and has the pure part say what bars each event and what firing takes.
 
     How many events of each page were answered in the last minute, where that has a cap.
@@ -569,7 +574,7 @@ async def _weigh(connection: Driver, cases: Sequence[_Case], caps: Caps) -> Coun
         lanes[page_id, lane].sent, lanes[page_id, lane].numbers = sent, iter(numbers)
     for row in facts.rows:
         known = _Known(*row)
-        _plan(cases[known.ord - 1], known)
+        _plan(cases[known.ord - 1], known, recovered_fresh)
     return Counter(dict(rates[1].rows) if pages else {})
 
 
@@ -588,7 +593,7 @@ async def _reserve(connection: Driver, cases: Iterable[_Case]) -> marks.Reserved
     return marks.Reserved((await within(connection, *marks.reserve(wished)))[-1])
 
 
-def _plan(case: _Case, known: _Known) -> None:
+def _plan(case: _Case, known: _Known, recovered_fresh: timedelta) -> None:
     facts = Facts(
         event=case.event,
         platform=Platform.Value(f"PLATFORM_{known.platform.upper()}"),
@@ -597,7 +602,7 @@ def _plan(case: _Case, known: _Known) -> None:
         removed=known.removed,
         paused_until=known.automation_paused_until,
     )
-    case.bar = deciding.bars(facts, case.row.now)
+    case.bar = deciding.bars(facts, case.row.now, recovered_fresh)
     if case.bar is None and not case.failure:
         candidates = case.decision.evaluation.candidates
         case.plans = [deciding.plan(facts, one, case.row.now) for one in candidates]

@@ -27,6 +27,8 @@ C = TypeVar("C")
 # is there no more.
 REPEATABLE = ("40001", "40P01", "08", "57P0", "53300", "25006", "26000")
 ATTEMPTS = 3
+LOCK_TIMEOUT = "55P03"
+YIELDING_ATTEMPTS = 8
 
 STATEMENT_MS = 1200
 UPKEEP_STATEMENT_MS = 30_000
@@ -39,16 +41,21 @@ UPKEEP_SECONDS = UPKEEP_STATEMENT_MS / 1000 + LIVE_SECONDS
 
 # What took as long as it may: a lock, a statement, an idle transaction. The caller has no time left
 # for a repeat; it may call again.
-TOO_SLOW = ("55P03", "57014", "25P03")
+TOO_SLOW = (LOCK_TIMEOUT, "57014", "25P03")
 
 
 # Where every statement finds its rows by their keys, a plan that reads a table whole is wrong, yet
 # the planner makes such ones while a table that grows has no statistics. Plans are made once and
 # kept, whatever the values: making one takes longer than most of these statements do.
 BY_KEY = (
-    " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
-    " -c plan_cache_mode=force_generic_plan"
+    " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_material=off"
+    " -c jit=off -c plan_cache_mode=force_generic_plan"
 )
+
+MIRROR = 2
+"""Connections for bulk writes: while PostgreSQL works on one chunk, another is made ready."""
+YIELDING = " -c lock_timeout=50"
+"""Milliseconds; what it holds itself meanwhile, others wait for."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +68,12 @@ class Pools:
     general: AsyncEngine
     """What is asked for beside: by operators, about pages and rules."""
     upkeep: AsyncEngine
+    mirror: Connections
+    """What was read from Graph, in bulk: it gives way to whoever holds the same rows."""
 
     async def dispose(self) -> None:
         """Close every connection."""
-        for connections in (self.ingest, self.live):
+        for connections in (self.ingest, self.live, self.mirror):
             await connections.close()
         for engine in (self.general, self.upkeep):
             await engine.dispose()
@@ -72,6 +81,8 @@ class Pools:
 
 def open_pools(url: str, connections: int) -> Pools:
     """Share `connections` (at least 4) out among the pools, in proportion 4 : 4 : 4 : 1.
+
+    Those of the mirror come beside.
 
     `url` is a `postgresql://` URL as libpq reads it; nothing is connected before it is needed.
     """
@@ -84,6 +95,7 @@ def open_pools(url: str, connections: int) -> Pools:
         upkeep=_engine(
             url, upkeep, _connecting(statement_timeout_ms=UPKEEP_STATEMENT_MS), UPKEEP_SECONDS
         ),
+        mirror=_connections(url, MIRROR, YIELDING),
     )
 
 
@@ -98,8 +110,9 @@ def _connecting(statement_timeout_ms: int = STATEMENT_MS, planning: str = "") ->
     }
 
 
-def _connections(url: str, size: int) -> Connections:
-    return Connections(url, size, _connecting(planning=BY_KEY), seconds=LIVE_SECONDS)
+def _connections(url: str, size: int, giving_way: str = "") -> Connections:
+    planning = BY_KEY + giving_way
+    return Connections(url, size, _connecting(planning=planning), seconds=LIVE_SECONDS)
 
 
 def _engine(url: str, size: int, connecting: dict[str, Any], seconds: float) -> AsyncEngine:
@@ -165,16 +178,32 @@ async def in_live_transaction(
     return await _repeated(connections.handed_out, rehearsed)
 
 
-async def _repeated(
-    begin: Callable[[], AbstractAsyncContextManager[C]], work: Callable[[C], Awaitable[T]]
+async def in_yielding_transaction(
+    connections: Connections, work: Callable[[Driver], Awaitable[T]]
 ) -> T:
-    for attempt in range(1, ATTEMPTS + 1):
+    """The same for what gives way to others: a lock that it does not get soon only delays it."""
+    return await _repeated(
+        connections.handed_out,
+        work,
+        repeatable=(*REPEATABLE, LOCK_TIMEOUT),
+        attempts=YIELDING_ATTEMPTS,
+    )
+
+
+async def _repeated(
+    begin: Callable[[], AbstractAsyncContextManager[C]],
+    work: Callable[[C], Awaitable[T]],
+    *,
+    repeatable: tuple[str, ...] = REPEATABLE,
+    attempts: int = ATTEMPTS,
+) -> T:
+    for attempt in range(1, attempts + 1):
         try:
             async with begin() as connection:
                 return await work(connection)
         except (DBAPIError, psycopg.Error, PoolTimeout, NoneFree, OSError) as error:
             state = sqlstate(error)
-            if _is_final(error, state) or attempt == ATTEMPTS:
+            if _is_final(error, state, repeatable) or attempt == attempts:
                 if _is_transient(error, state):
                     raise Unavailable("PostgreSQL") from error
                 raise
@@ -220,11 +249,23 @@ def sqlstate(error: BaseException) -> str | None:
     return state
 
 
-def _is_final(error: BaseException, state: str | None) -> bool:
+_FAULTS = {
+    "22": "data_exception",
+    "23": "integrity_violation",
+    "54": "program_limit_exceeded",
+}
+
+
+def fault_of_values(error: BaseException) -> str | None:
+    """What is wrong with what was to be stored; None where something else is to blame."""
+    return _FAULTS.get((sqlstate(error) or "")[:2])
+
+
+def _is_final(error: BaseException, state: str | None, repeatable: tuple[str, ...]) -> bool:
     """Whether a repeat would only take more time, or fail again."""
     if state is None:  # no answer from a server: a connection is made anew, a full pool stays full
         return not isinstance(_origin(error), psycopg.OperationalError | OSError)
-    return not state.startswith(REPEATABLE)
+    return not state.startswith(repeatable)
 
 
 def _is_transient(error: BaseException, state: str | None) -> bool:

@@ -22,6 +22,10 @@ DIRECT_WINDOW = timedelta(hours=24)
 COMMENT_WINDOW = timedelta(days=7)
 WITHOUT_WINDOW = timedelta(hours=24)
 
+RECOVERED_FRESH = timedelta(minutes=10)
+"""How old an event that no webhook brought may be and still be answered: whoever wrote it waits for
+no answer hours later, and perhaps a person gave it."""
+
 MOST_FAILURES = 8
 LONGEST_FAILING = timedelta(minutes=2)
 RULES_DIED = "rules_died"
@@ -107,7 +111,7 @@ class Plan:
         return sum(reply.kind in SENDING_KINDS for reply in self.replies)
 
 
-def bars(facts: Facts, now: datetime) -> Bar | None:
+def bars(facts: Facts, now: datetime, recovered_fresh: timedelta = RECOVERED_FRESH) -> Bar | None:
     """The first reason why no rule may answer the event; None where rules may."""
     event = facts.event
     if not facts.connected:
@@ -120,6 +124,8 @@ def bars(facts: Facts, now: datetime) -> Bar | None:
         return _declined("standby")
     if facts.removed:
         return _declined("message_removed")
+    if event.source == Source.SOURCE_RECOVERED and now - event_time(event) > recovered_fresh:
+        return _declined("recovered_late")
     if now - event_time(event) > window(event) - MARGIN:
         return Bar(Outcome.OUTCOME_EXPIRED, "window_closed")
     if facts.paused_until is not None and facts.paused_until > now:

@@ -36,7 +36,7 @@ TABLES: Mapping[str, str] = {
     "rule_page": _REPLACED,
     "rule_version": _ADDED,
     "rule_book": _KEPT,
-    "sync_run": _KEPT,
+    "sync_run": _PURGED,
     "mirror": _KEPT,
     "unreadable_thread": _PURGED,
     "reception": _PURGED,

@@ -17,7 +17,7 @@ _RULE = re.compile(r"rule-[a-z0-9]{16}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]{1,2048}")
 _BIGINT_MAX = 2**63 - 1
-_RULE_ALPHABET = string.ascii_lowercase + string.digits
+_ALPHABET = string.ascii_lowercase + string.digits
 
 
 def event_id(page_id: str, number: int) -> str:
@@ -63,12 +63,17 @@ def parse_conversation_id(text: str) -> tuple[str, str] | None:
 
 def new_rule_id() -> str:
     """A rule's id: 16 characters that nobody guesses."""
-    return "rule-" + "".join(secrets.choice(_RULE_ALPHABET) for _ in range(16))
+    return "rule-" + _drawn()
 
 
 def is_rule_id(text: str) -> bool:
     """Whether a rule could have this id."""
     return _RULE.fullmatch(text) is not None
+
+
+def new_run_id() -> str:
+    """A run's id, made likewise."""
+    return "run-" + _drawn()
 
 
 def parse_number(text: str) -> int | None:
@@ -84,3 +89,7 @@ def _numbered(letter: str, text: str) -> tuple[str, int] | None:
         return None
     number = parse_number(match[3])
     return None if number is None else (match[2], number)
+
+
+def _drawn() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(16))

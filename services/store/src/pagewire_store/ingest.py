@@ -28,7 +28,7 @@ from pagewire_store import projecting, statements
 from pagewire_store.arrivals import Arrival, Key, Lane, Parcel, parcel
 from pagewire_store.columns import Bulk
 from pagewire_store.connections import Connections, Driver
-from pagewire_store.database import in_live_transaction, sqlstate
+from pagewire_store.database import fault_of_values, in_live_transaction, sqlstate
 from pagewire_store.echoes import Bound
 from pagewire_store.projections import Projections, project, timestamp_micros
 from pagewire_store.trips import BEGIN, COMMIT, ROLLBACK, Answer, Said, ended, trip
@@ -49,13 +49,6 @@ STUCK_LANE_TIMEOUT = "10ms"
 MAX_DELIVERIES = 256
 MAX_BYTES = 8 * 2**20
 MAX_QUEUED_BYTES = 64 * 2**20
-
-# What the values of a delivery can be to blame for, by the class of the SQLSTATE.
-_REFUSALS = {
-    "22": "data_exception",
-    "23": "integrity_violation",
-    "54": "program_limit_exceeded",
-}
 
 _deliveries = metrics.counter(
     "pagewire_ingest_deliveries_total", "Deliveries, by what became of them.", ["state"]
@@ -249,7 +242,7 @@ class Ingestor:
                     self._connections, work, part="store.ingest", keys=_named(batch)
                 )
         except psycopg.Error as error:
-            if _blame(error) is not None:
+            if fault_of_values(error) is not None:
                 raise
             log.error("ingest_failed", sqlstate=sqlstate(error), kind=type(error).__name__)
             raise Unavailable("PostgreSQL") from error
@@ -286,7 +279,7 @@ class Ingestor:
         late = [
             (waiting, arrival)
             for waiting, arrival in chosen.values()
-            if arrival.answerable
+            if arrival.awakens
             and arrival.key[0] in seen.connected
             and seen.sources.get(arrival.key) == SOURCE_STANDBY
         ]
@@ -361,7 +354,7 @@ def _is_known(waiting: Parcel, seen: _Seen) -> bool:
     return waiting.says_only_events and all(
         key in seen.sources
         and not (
-            arrival.answerable and seen.sources[key] == SOURCE_STANDBY and key[0] in seen.connected
+            arrival.awakens and seen.sources[key] == SOURCE_STANDBY and key[0] in seen.connected
         )
         for key, arrival in waiting.arrivals.items()
     )
@@ -421,7 +414,7 @@ def _chosen(batch: Iterable[Parcel]) -> dict[Key, tuple[Parcel, Arrival]]:
     for waiting in batch:
         for key, arrival in waiting.arrivals.items():
             known = chosen.get(key)
-            if known is None or (arrival.answerable and not known[1].answerable):
+            if known is None or (arrival.awakens and not known[1].answerable):
                 chosen[key] = (waiting, arrival)
     return chosen
 
@@ -533,12 +526,7 @@ def _stored(waiting: Parcel, new: int) -> DeliveryResult:
 
 def _refused(error: psycopg.Error) -> DeliveryResult:
     log.error("delivery_refused", sqlstate=sqlstate(error), kind=type(error).__name__)
-    return DeliveryResult(state=DELIVERY_STATE_REFUSED, reason=_blame(error) or "")
-
-
-def _blame(error: psycopg.Error) -> str | None:
-    """What the delivery's own values did wrong; None where something else is to blame."""
-    return _REFUSALS.get((sqlstate(error) or "")[:2])
+    return DeliveryResult(state=DELIVERY_STATE_REFUSED, reason=fault_of_values(error) or "")
 
 
 _STATES = {

@@ -18,11 +18,13 @@ from pagewire.store.v1 import (
     event_service_pb2_grpc,
     ingest_service_pb2_grpc,
     lane_service_pb2_grpc,
+    mirror_service_pb2_grpc,
     operation_service_pb2_grpc,
     outbox_service_pb2_grpc,
     page_care_service_pb2_grpc,
     page_service_pb2_grpc,
     rule_book_service_pb2_grpc,
+    run_service_pb2_grpc,
 )
 from pagewire.store.v1.lane_service_pb2 import CommitDecisionsRequest, CommitDecisionsResponse
 from pagewire_runtime import logs, metrics
@@ -31,18 +33,27 @@ from pagewire_runtime.commandline import command_line
 from pagewire_runtime.errors import Unavailable
 from pagewire_runtime.serving import Server, run, serving, until_signalled
 from pagewire_runtime.settings import load
-from pagewire_store import backlogs, committing, echoes, standing, sweeps
+from pagewire_store import backlogs, committing, echoes, gaps, schedule, standing, sweeps
 from pagewire_store.access import METHOD_ROLES
 from pagewire_store.cache_probe import CacheProbe
 from pagewire_store.claiming import Claims
 from pagewire_store.clock_servicer import ClockServicer
 from pagewire_store.clocks import database_time
 from pagewire_store.conversation_servicer import ConversationServicer, EventServicer
-from pagewire_store.database import Pools, durability_gaps, in_transaction, is_superuser, open_pools
+from pagewire_store.database import (
+    MIRROR,
+    Pools,
+    durability_gaps,
+    in_transaction,
+    is_superuser,
+    open_pools,
+)
 from pagewire_store.ingest import Ingestor
 from pagewire_store.ingest_servicer import IngestServicer
 from pagewire_store.lane_servicer import LaneServicer
 from pagewire_store.migrating import migrate
+from pagewire_store.mirror_servicer import MirrorServicer
+from pagewire_store.mirroring import Mirror
 from pagewire_store.operation_servicer import OperationServicer
 from pagewire_store.outbox_servicer import OutboxServicer
 from pagewire_store.page_care_servicer import PageCareServicer
@@ -50,6 +61,7 @@ from pagewire_store.page_servicer import PageServicer
 from pagewire_store.page_tokens import PageTokens
 from pagewire_store.purging import Retention, purge
 from pagewire_store.rule_book_servicer import RuleBookServicer
+from pagewire_store.run_servicer import RunServicer
 from pagewire_store.settings import Settings
 from pagewire_store.tokens import reseal
 from pagewire_store.unknown_pages import UnknownPages
@@ -69,6 +81,12 @@ what is another store's."""
 
 SHOWN_EVERY = timedelta(seconds=15)
 """What stands how is looked up so often: alarms wait for longer."""
+
+RUNS_STARTED_EVERY = timedelta(seconds=2)
+"""What is due by the schedule, and repairs, are looked for so often."""
+
+SILENCES_SOUGHT_EVERY = timedelta(minutes=5)
+"""A page is silent after an hour at the earliest."""
 
 ROUND_SECONDS = 300.0
 """For one round of a job; the next one goes on where it was ended, for all are done in pieces."""
@@ -91,6 +109,7 @@ class Store:
         self._looks = Waking(url)
         self._checks = Waking(url)
         self._replays = Waking(url)
+        self._runs = Waking(url)
         self._to_read_in = asyncio.Event()
         self.clocks = Clocks("the store", partial(database_time, pools.live))
         self._cache = CacheProbe(cache_url.get_secret_value() if cache_url else None)
@@ -116,7 +135,7 @@ class Store:
         keys = settings.token_keys
         tokens = PageTokens(keys.derived(b"page_token"))
         ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(
-            IngestServicer(self._ingestor), server
+            IngestServicer(self._ingestor, pools.general, grace=settings.repair_grace), server
         )
         claims = Claims(pools.live, self._lanes, lease=settings.lane_lease)
         lane_service_pb2_grpc.add_LaneServiceServicer_to_server(
@@ -155,6 +174,20 @@ class Store:
         conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server(
             ConversationServicer(pools.general, tokens), server
         )
+        mirror = Mirror(pools.mirror, chunk_rows=settings.history_chunk_rows)
+        mirror_service_pb2_grpc.add_MirrorServiceServicer_to_server(
+            MirrorServicer(mirror, pools.general), server
+        )
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(
+            RunServicer(
+                pools.general,
+                tokens,
+                self._runs,
+                settled_after=gaps.settled_after(settings.repair_grace),
+                lease=settings.run_lease,
+            ),
+            server,
+        )
         event_service_pb2_grpc.add_EventServiceServicer_to_server(EventServicer(), server)
         operation_service_pb2_grpc.add_OperationServiceServicer_to_server(
             OperationServicer(
@@ -179,6 +212,8 @@ class Store:
             _repeated("outbox", self._sweep, settings.sweep_interval),
             _repeated("unknown_pages", self._read_in, READ_IN_AGAIN, self._to_read_in),
             _repeated("upkeep", self._keep_house, settings.upkeep_interval),
+            _repeated("runs", self._start_runs, RUNS_STARTED_EVERY),
+            _repeated("silences", self._seek_silences, SILENCES_SOUGHT_EVERY),
             _repeated("clocks", self.clocks.compare, COMPARED_EVERY),
             _repeated("standing", partial(standing.show, self._pools.upkeep), SHOWN_EVERY),
         )
@@ -194,7 +229,7 @@ class Store:
 
     def end_unhurried(self) -> None:
         """Ends the polls that would wait longer than a store takes to drain."""
-        for waking in (self._looks, self._checks, self._replays):
+        for waking in (self._looks, self._checks, self._replays, self._runs):
             waking.close()
 
     async def _commit(self, request: CommitDecisionsRequest) -> CommitDecisionsResponse:
@@ -207,6 +242,7 @@ class Store:
                 in_conversation=self._settings.automatic_replies_per_minute,
                 on_page=self._settings.automatic_replies_per_minute_of_page,
             ),
+            recovered_fresh=self._settings.recovered_fresh,
         )
 
     def _connected(self) -> None:
@@ -238,6 +274,22 @@ class Store:
         while await self._unknown_pages.read_in():
             pass
 
+    async def _start_runs(self) -> None:
+        settings = self._settings
+        repairs = partial(
+            gaps.start_repairs, interval=settings.repair_interval, grace=settings.repair_grace
+        )
+        started = await in_transaction(self._pools.upkeep, repairs)
+        if settings.sync_interval:
+            due = partial(schedule.start_due, interval=settings.sync_interval)
+            started += await in_transaction(self._pools.upkeep, due)
+        if started:
+            self._runs.wake()
+
+    async def _seek_silences(self) -> None:
+        grace = self._settings.repair_grace
+        await in_transaction(self._pools.upkeep, partial(gaps.note_silences, grace=grace))
+
     async def _keep_house(self) -> None:
         settings = self._settings
         if gaps := await in_transaction(self._pools.upkeep, durability_gaps):
@@ -249,6 +301,7 @@ class Store:
             deliveries=settings.delivery_retention,
             quarantine=settings.quarantine_retention,
             attempts=settings.attempt_retention,
+            runs=settings.run_retention,
         )
         await purge(self._pools.upkeep, retention)
 
@@ -282,7 +335,7 @@ async def _repeated(
 async def storing(settings: Settings) -> AsyncIterator[Server]:
     """A store that serves within the block, on a database that is up to date; then drains."""
     pools = open_pools(
-        settings.database_url.get_secret_value(), settings.database_pool_max - LISTENERS
+        settings.database_url.get_secret_value(), settings.database_pool_max - LISTENERS - MIRROR
     )
     try:
         store = Store(settings, pools)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pagewire.store.v1.page_care_service_pb2 import RecordPageCheckRequest
+from pagewire.store.v1.page_care_service_pb2 import RecordPageCheckRequest, ReplaceTokenRequest
 from pagewire.type.v1.page_pb2 import (
     PAGE_STATE_BLOCKED,
     PAGE_STATE_DEGRADED,
@@ -17,20 +17,36 @@ from pagewire.type.v1.page_pb2 import (
     Page,
     PageState,
 )
-from pagewire_runtime.errors import InvalidArgument
-from pagewire_store.pages import COLUMNS, PageUnknown, let_clocks_run, page_from
-from pagewire_store.tokens import TokenKeys
+from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
+from pagewire_store import audit
+from pagewire_store.pages import COLUMNS, PageUnknown, check_token, let_clocks_run, page_from
+from pagewire_store.tokens import TokenKeys, TokenUnreadable
 
 _REASON_MAX = 200
 _STATES = {PAGE_STATE_HEALTHY, PAGE_STATE_EXPIRING, PAGE_STATE_DEGRADED, PAGE_STATE_BLOCKED}
 
 
+class TokenReplaced(Refusal):
+    """A token made from one that is not stored any more: somebody has given another since."""
+
+    kind = Kind.STATE
+    reason = "TOKEN_REPLACED"
+
+    def __init__(self, page_id: str) -> None:
+        super().__init__(
+            f"another token of page {page_id} is stored by now: ask for that one", page_id=page_id
+        )
+
+
 class Credentials(NamedTuple):
-    """A page with its token; `token_version` counts the token's changes."""
+    """A page with its token; `token_version` counts the token's changes, `since` is when it came
+    to be stored.
+    """
 
     page: Page
     access_token: str
     token_version: int
+    since: datetime | None
 
 
 _CLAIM = text(f"""
@@ -61,6 +77,7 @@ _RECORD = text("""
     update page set
         state = :state, state_reason = :state_reason,
         check_due_at = cast(:next_check as timestamptz), check_lease_until = null,
+        token_expires_at = coalesce(cast(:token_expires as timestamptz), token_expires_at),
         blocked_at = case when :state = 'blocked' then coalesce(blocked_at, now()) end
     where page_id = :page_id
 """)
@@ -84,6 +101,9 @@ async def record_check(connection: AsyncConnection, found: RecordPageCheckReques
         "state": PageState.Name(found.state).removeprefix("PAGE_STATE_").lower(),
         "state_reason": found.state_reason,
         "next_check": found.next_check_time.ToJsonString(),
+        "token_expires": found.token_expire_time.ToJsonString()
+        if found.HasField("token_expire_time")
+        else None,
     }
     await connection.execute(_RECORD, values)
 
@@ -97,8 +117,57 @@ def _check(found: RecordPageCheckRequest) -> None:
         raise InvalidArgument("next_check_time", "must say when to check again")
 
 
+_HOLD_TOKEN = text("""
+    select token, token_version from page where page_id = :page_id and connected for update
+""")
+
+_REPLACE = text("""
+    update page set
+        token = :token, token_version = token_version + :changes, token_since = now(),
+        token_expires_at = cast(:token_expires as timestamptz)
+    where page_id = :page_id
+    returning token_version
+""")
+
+
+async def replace_token(
+    connection: AsyncConnection, keys: TokenKeys, fresh: ReplaceTokenRequest
+) -> int:
+    """Puts a refreshed token in the place of the one that it was made from; returns its version.
+
+    The same token with a later end is no new version, so that again is the same answer. Raises
+    PageUnknown, TokenReplaced, and InvalidArgument for what is no token.
+    """
+    check_token(fresh.access_token)
+    held = (await connection.execute(_HOLD_TOKEN, {"page_id": fresh.page_id})).one_or_none()
+    if held is None:
+        raise PageUnknown(fresh.page_id)
+    changes = not _is_stored(keys, fresh, held.token)
+    if changes and held.token_version != fresh.token_version:
+        raise TokenReplaced(fresh.page_id)
+    values = {
+        "page_id": fresh.page_id,
+        "changes": int(changes),
+        "token": keys.seal(fresh.page_id, fresh.access_token),
+        "token_expires": fresh.expire_time.ToJsonString()
+        if fresh.HasField("expire_time")
+        else None,
+    }
+    version = (await connection.execute(_REPLACE, values)).scalar_one()
+    await audit.record(connection, "page.refresh_token", fresh.page_id)
+    return int(version)
+
+
+def _is_stored(keys: TokenKeys, fresh: ReplaceTokenRequest, sealed: bytes) -> bool:
+    try:
+        return keys.open(fresh.page_id, sealed) == fresh.access_token
+    except TokenUnreadable:
+        return False
+
+
 _CREDENTIALS = text(f"""
-    select {COLUMNS}, token, token_version from page where page_id = :page_id and connected
+    select {COLUMNS}, token, token_version, token_since from page
+    where page_id = :page_id and connected
 """)  # noqa: S608
 
 
@@ -107,4 +176,5 @@ async def credentials(connection: AsyncConnection, keys: TokenKeys, page_id: str
     row = (await connection.execute(_CREDENTIALS, {"page_id": page_id})).one_or_none()
     if row is None:
         raise PageUnknown(page_id)
-    return Credentials(page_from(row), keys.open(page_id, row.token), row.token_version)
+    token = keys.open(page_id, row.token)
+    return Credentials(page_from(row), token, row.token_version, row.token_since)

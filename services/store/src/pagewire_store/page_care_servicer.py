@@ -14,6 +14,8 @@ from pagewire.store.v1.page_care_service_pb2 import (
     GetPageCredentialsResponse,
     RecordPageCheckRequest,
     RecordPageCheckResponse,
+    ReplaceTokenRequest,
+    ReplaceTokenResponse,
 )
 from pagewire.store.v1.page_care_service_pb2_grpc import PageCareServiceServicer
 from pagewire.type.v1.page_pb2 import Page
@@ -72,13 +74,25 @@ class PageCareServicer(PageCareServiceServicer):
         self._checked()
         return RecordPageCheckResponse()
 
+    async def ReplaceToken(
+        self, request: ReplaceTokenRequest, context: Context
+    ) -> ReplaceTokenResponse:
+        version = await in_transaction(
+            self._engine,
+            lambda connection: page_care.replace_token(connection, self._keys, request),
+        )
+        return ReplaceTokenResponse(token_version=version)
+
     async def GetPageCredentials(
         self, request: GetPageCredentialsRequest, context: Context
     ) -> GetPageCredentialsResponse:
-        page, access_token, token_version = await in_transaction(
+        page, access_token, token_version, since = await in_transaction(
             self._engine,
             lambda connection: page_care.credentials(connection, self._keys, request.page_id),
         )
-        return GetPageCredentialsResponse(
+        answer = GetPageCredentialsResponse(
             page=page, access_token=access_token, token_version=token_version
         )
+        if since:
+            answer.token_store_time.FromDatetime(since)
+        return answer

@@ -69,6 +69,7 @@ class Connected(NamedTuple):
 
 COLUMNS = """
     page_id, platform, login, facebook_page_id, name, state, state_reason, connected_at,
+    token_expires_at,
     (
         select synced_at from mirror
         where mirror.page_id = page.page_id and mirror.kind = 'conversations'
@@ -89,6 +90,7 @@ def page_from(row: Row[Any]) -> Page:
         state_reason=row.state_reason,
         connect_time=row.connected_at,
         last_synced_time=row.last_synced_at,
+        token_expire_time=row.token_expires_at,
     )
 
 
@@ -105,10 +107,7 @@ def check(page: Page, access_token: str) -> None:
     _check_linked_page(page)
     if not 1 <= len(page.name) <= _NAME_MAX or "\0" in page.name:
         raise InvalidArgument("page.name", f"must be 1 to {_NAME_MAX} characters")
-    if not _is_token(access_token):
-        raise InvalidArgument(
-            "access_token", f"must be 1 to {_TOKEN_MAX} printable ASCII characters, no spaces"
-        )
+    check_token(access_token)
 
 
 def _check_linked_page(page: Page) -> None:
@@ -120,8 +119,12 @@ def _check_linked_page(page: Page) -> None:
         raise InvalidArgument("page.facebook_page_id", "must be 1 to 128 of A-Z a-z 0-9 . _ ~ -")
 
 
-def _is_token(value: str) -> bool:
-    return 1 <= len(value) <= _TOKEN_MAX and all("!" <= character <= "~" for character in value)
+def check_token(value: str) -> None:
+    """Raises InvalidArgument for what is no access token."""
+    if not (1 <= len(value) <= _TOKEN_MAX and all("!" <= character <= "~" for character in value)):
+        raise InvalidArgument(
+            "access_token", f"must be 1 to {_TOKEN_MAX} printable ASCII characters, no spaces"
+        )
 
 
 _MAKE = text("""
@@ -139,6 +142,8 @@ _CONNECT = text(f"""
     update page set
         login = :login, facebook_page_id = nullif(:facebook_page_id, ''), name = :name,
         token = :token, token_version = :token_version,
+        token_since = case when token_version = :token_version then token_since else now() end,
+        token_expires_at = case when token_version = :token_version then token_expires_at end,
         state = 'degraded', state_reason = 'not_checked', blocked_at = null,
         connected_at = case when connected then connected_at else now() end, connected = true,
         check_due_at = now(), check_lease_until = null
@@ -261,7 +266,8 @@ def position_of(page: Page) -> Position:
 
 _DISCONNECT = text("""
     update page set
-        connected = false, token = null, state = 'degraded', state_reason = 'page_disconnected',
+        connected = false, token = null, token_since = null, token_expires_at = null,
+        state = 'degraded', state_reason = 'page_disconnected',
         blocked_at = null, check_due_at = null, check_lease_until = null
     where page_id = :page_id and connected
     returning 1

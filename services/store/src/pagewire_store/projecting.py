@@ -7,7 +7,7 @@ is known, and the message or comment fills it in when it comes.
 from __future__ import annotations
 
 from pagewire_store.columns import BOOL, BYTES, INT, TEXT, TIME, Bulk
-from pagewire_store.projections import SNIPPET_LENGTH, MessageChange, Projections
+from pagewire_store.projections import KINDS, SNIPPET_LENGTH, MessageChange, Projections
 from pagewire_store.trips import Said
 
 __all__ = ["LOCK_CONVERSATIONS", "said"]
@@ -119,25 +119,28 @@ _CHANGED_SNIPPETS = Bulk(
     is_deleted=BOOL,
 )
 
+# What history brought first is filled in. Graph's addresses of attachments expire, and it tells
+# less of a message's kind, or nothing but its time: so what a webhook says of these goes first.
 _MESSAGES = Bulk(
-    """
+    f"""
     insert into message as m (
         page_id, mid, participant_id, direction, kind, text, attachments, created_at,
         is_unsupported, recovered, app_id)
     select n.page_id, n.mid, n.participant_id, n.direction, n.kind, n.text, n.attachments,
         n.created_at, n.is_unsupported, n.recovered, n.app_id
-    from {rows} order by n.ord
+    from {{rows}} order by n.ord
     on conflict (page_id, mid) do update set
         participant_id = excluded.participant_id,
         direction = excluded.direction,
-        kind = excluded.kind,
+        kind = case when excluded.kind = '{KINDS[0]}' then m.kind else excluded.kind end,
         text = case when not m.is_deleted then coalesce(m.text, excluded.text) end,
         attachments = case when not m.is_deleted
-            then coalesce(m.attachments, excluded.attachments) end,
+            then coalesce(excluded.attachments, m.attachments) end,
         created_at = excluded.created_at,
         is_unsupported = excluded.is_unsupported,
+        recovered = m.recovered or excluded.recovered,
         app_id = coalesce(m.app_id, excluded.app_id)
-    """,
+    """,  # noqa: S608  # the kind is a constant
     page_id=TEXT,
     mid=TEXT,
     participant_id=TEXT,
@@ -165,6 +168,7 @@ _MESSAGE_CHANGES = Bulk(
         select k.mid from message k where k.page_id = n.page_id and k.mid = n.mid) is not null
     order by n.ord
     on conflict (page_id, mid) do update set
+        direction = coalesce(m.direction, excluded.direction),
         text = case
             when m.is_deleted or excluded.is_deleted then null
             when excluded.edit_number > m.edit_number then excluded.text
@@ -202,7 +206,7 @@ _COMMENTS = Bulk(
         from_name = coalesce(excluded.from_name, c.from_name),
         text = case when not c.is_deleted then coalesce(c.text, excluded.text) end,
         attachments = case when not c.is_deleted
-            then coalesce(c.attachments, excluded.attachments) end,
+            then coalesce(excluded.attachments, c.attachments) end,
         created_at = excluded.created_at,
         is_own = c.is_own or excluded.is_own,
         is_live = c.is_live or excluded.is_live

@@ -38,6 +38,9 @@ from pagewire.type.v1.event_pb2 import (
 SNIPPET_LENGTH = 200
 """Characters of a conversation's newest message that a list shows."""
 
+KINDS = ("message", "story_reply", "story_mention", "postback")
+"""What a message can be; the first says the least."""
+
 
 def timestamp_micros(time: Timestamp) -> int:
     """The time in microseconds of Unix time."""
@@ -308,7 +311,7 @@ def _message(drafts: _Drafts, event: Event) -> None:
         "outbound" if event.is_own or event.kind == EVENT_KIND_ECHO else "inbound",
         _message_kind(detail),
         detail.text or None,
-        _packed(detail.attachments),
+        packed(detail.attachments),
         timestamp_micros(event.event_time),
         detail.is_unsupported,
         event.source == SOURCE_RECOVERED,
@@ -409,7 +412,7 @@ def _comment(drafts: _Drafts, event: Event) -> None:
         event.page_id if event.is_own else event.person_id or None,
         event.person_name or None,
         detail.text or None,
-        _packed(detail.attachments),
+        packed(detail.attachments),
         timestamp_micros(event.event_time),
         event.is_own,
         detail.is_live,
@@ -482,7 +485,8 @@ def _message_kind(detail: MessageDetail) -> str:
     return "message"
 
 
-def _packed(attachments: Sequence[Attachment]) -> bytes | None:
+def packed(attachments: Sequence[Attachment]) -> bytes | None:
+    """Attachments as their column holds them."""
     if not attachments:
         return None
     return MessageDetail(attachments=attachments).SerializeToString()

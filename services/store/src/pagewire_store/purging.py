@@ -27,6 +27,8 @@ class Retention:
     deliveries: timedelta
     quarantine: timedelta
     attempts: timedelta
+    runs: timedelta
+    """After their end."""
 
 
 # Bodies that were read; of the others the quarantine decides.
@@ -57,6 +59,14 @@ _ATTEMPTS = text("""
         for update skip locked)
 """)
 
+_RUNS = text("""
+    delete from sync_run where run_id in (
+        select run_id from sync_run
+        where finished_at < now() - :kept
+        order by finished_at limit :chunk
+        for update skip locked)
+""")
+
 
 async def purge(engine: AsyncEngine, retention: Retention) -> int:
     """Lets go of all that is older than it need be; returns how many rows. Raises Unavailable."""
@@ -64,6 +74,7 @@ async def purge(engine: AsyncEngine, retention: Retention) -> int:
         await _purge(engine, "delivery", _DELIVERIES, retention.deliveries)
         + await _purge(engine, "quarantine", _QUARANTINE, retention.quarantine)
         + await _purge(engine, "attempt", _ATTEMPTS, retention.attempts)
+        + await _purge(engine, "sync_run", _RUNS, retention.runs)
     )
 
 

@@ -216,7 +216,7 @@ def position_of_message(message: Message) -> Position:
 def _message(row: Row[Any]) -> Message:
     message = Message(
         mid=row.mid,
-        direction=Direction.Value(f"DIRECTION_{row.direction.upper()}"),
+        direction=row.direction and Direction.Value(f"DIRECTION_{row.direction.upper()}"),
         text=row.text,
         create_time=row.created_at,
         is_archived=row.is_archived,

@@ -46,6 +46,9 @@ def _keys(value: object) -> object:
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta())]
 """A length of time, given in seconds; fractions are fine."""
 
+SecondsOrNever = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta())]
+"""The same; 0 where it is never to be."""
+
 
 class Settings(CommonSettings):
     """The store's own, beside what each gRPC service reads.
@@ -63,8 +66,8 @@ class Settings(CommonSettings):
         description="Who owns the schema and migrates it; where unset, the user of DATABASE_URL.",
     )
     database_pool_max: int = Field(
-        15,
-        ge=6,
+        17,
+        ge=8,
         le=1000,
         validation_alias="DATABASE_POOL_MAX",
         description="Connections in all, shared out among the pools.",
@@ -145,6 +148,31 @@ class Settings(CommonSettings):
         validation_alias="STORE_REPLAY_LEASE_SECONDS",
         description="How long reading a body of the quarantine again may take.",
     )
+    run_lease: Seconds = Field(
+        timedelta(seconds=15),
+        validation_alias="STORE_RUN_LEASE_SECONDS",
+        description="How long a run of history belongs to a worker that says nothing of it.",
+    )
+    sync_interval: SecondsOrNever = Field(
+        timedelta(minutes=15),
+        validation_alias="STORE_SYNC_INTERVAL_SECONDS",
+        description="From a page's last run of a kind to its next incremental one; 0: none.",
+    )
+    repair_interval: Seconds = Field(
+        timedelta(hours=1),
+        validation_alias="STORE_REPAIR_INTERVAL_SECONDS",
+        description="From one repair of what webhooks missed to the next of the same page.",
+    )
+    repair_grace: Seconds = Field(
+        timedelta(minutes=2),
+        validation_alias="STORE_REPAIR_GRACE_SECONDS",
+        description="How long a webhook may still come by itself: Meta sends again what failed.",
+    )
+    recovered_fresh: Seconds = Field(
+        timedelta(minutes=10),
+        validation_alias="STORE_RECOVERED_FRESH_SECONDS",
+        description="How long rules may answer what no webhook brought, from when it was written.",
+    )
     person_pause: Seconds = Field(
         timedelta(minutes=60),
         validation_alias="STORE_PERSON_PAUSE_SECONDS",
@@ -163,6 +191,13 @@ class Settings(CommonSettings):
         le=100_000,
         validation_alias="STORE_AUTOMATIC_REPLIES_PER_MINUTE_OF_PAGE",
         description="The most events of one page that rules answer; unset: as many as there are.",
+    )
+    history_chunk_rows: int = Field(
+        500,
+        ge=1,
+        le=20_000,
+        validation_alias="STORE_HISTORY_CHUNK_ROWS",
+        description="Rows of history that one transaction stores: it holds them for so long.",
     )
     sweep_interval: Seconds = Field(
         timedelta(seconds=1),
@@ -188,6 +223,11 @@ class Settings(CommonSettings):
         timedelta(days=30),
         validation_alias="STORE_ATTEMPT_RETENTION_SECONDS",
         description="How long each attempt to send is kept.",
+    )
+    run_retention: Seconds = Field(
+        timedelta(days=30),
+        validation_alias="STORE_RUN_RETENTION_SECONDS",
+        description="How long runs of history are kept after their end.",
     )
 
     @model_validator(mode="after")

@@ -34,14 +34,19 @@ _WROTE_LAST = Bulk(
     snippet=TEXT,
 )
 
-# The message may be there already: its echo came first.
+# The message may be there already: its echo came first, or history, which may know its time alone.
 _MESSAGES = Bulk(
     """
     insert into message as m
         (page_id, mid, participant_id, direction, kind, text, attachments, created_at, reply_id)
     select page_id, mid, participant_id, 'outbound', 'message', text, attachments, at, reply_id
     from {rows} order by n.ord
-    on conflict (page_id, mid) do update set reply_id = coalesce(m.reply_id, excluded.reply_id)
+    on conflict (page_id, mid) do update set
+        direction = coalesce(m.direction, excluded.direction),
+        text = case when not m.is_deleted then coalesce(m.text, excluded.text) end,
+        attachments = case when not m.is_deleted
+            then coalesce(m.attachments, excluded.attachments) end,
+        reply_id = coalesce(m.reply_id, excluded.reply_id)
     """,
     page_id=TEXT,
     mid=TEXT,

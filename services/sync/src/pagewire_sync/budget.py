@@ -7,6 +7,7 @@ conversation calls a second, 300 sends a second (Instagram: the lower of the two
 slower from 75 per cent, stopped at 95. One page's trouble is its own: only Meta's code 4 stops all.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -58,19 +59,21 @@ class _Account:
 
     full_at: dict[Product, float] = field(default_factory=dict)
     stopped_until: float = 0.0
-    slow: bool = False
+    spent: int = 0
+    """Per cent, as the last answer said."""
 
 
 class Budget:
     """Buckets by page and product, and stops by page and for the app."""
 
-    def __init__(self) -> None:
+    def __init__(self, rates: Mapping[Product, Rate] = RATES) -> None:
+        self._rates = rates
         self._accounts: dict[str, _Account] = {}
         self._app_stopped_until = 0.0
 
     def wait(self, page_id: str, product: Product, now: float) -> float:
         """Seconds until a call may go out: 0 is now. Spends nothing."""
-        rate = RATES[product]
+        rate = self._rates[product]
         full_at = self._account(page_id).full_at.get(product, 0.0)
         room_at = full_at - (rate.burst - 1) / rate.per_second
         return max(self.stopped(page_id, now), room_at - now)
@@ -78,7 +81,8 @@ class Budget:
     def spend(self, page_id: str, product: Product, now: float) -> None:
         """Count a call that goes out now, or when its `wait` is over."""
         account = self._account(page_id)
-        distance = (SLOWER if account.slow else 1.0) / RATES[product].per_second
+        slower = SLOWER if account.spent >= SLOW_FROM else 1.0
+        distance = slower / self._rates[product].per_second
         account.full_at[product] = max(account.full_at.get(product, 0.0), now) + distance
 
     def stopped(self, page_id: str, now: float) -> float:
@@ -86,10 +90,14 @@ class Budget:
         until = max(self._account(page_id).stopped_until, self._app_stopped_until)
         return max(until - now, 0.0)
 
+    def left_percent(self, page_id: str) -> int:
+        """What is left of the page's limits, as Graph last said: 100 where it never did."""
+        return max(100 - self._account(page_id).spent, 0)
+
     def observe(self, page_id: str, usage: Usage, now: float) -> None:
         """Correct the budget by an answer's headers."""
         spent = max(usage.app, usage.account)
-        self._account(page_id).slow = spent >= SLOW_FROM
+        self._account(page_id).spent = spent
         if spent >= STOP_AT:
             self.stop(page_id, now, usage.regain_seconds or STOP_SECONDS)
 

@@ -3,12 +3,14 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable
+from datetime import UTC, datetime
 from typing import Protocol
 
 from pagewire.store.v1.page_care_service_pb2 import (
     GetPageCredentialsRequest,
     GetPageCredentialsResponse,
 )
+from pagewire.type.v1.page_pb2 import Page
 from pagewire_sync.graph import Credentials
 
 
@@ -50,6 +52,16 @@ class CredentialCache:
             login=page.login,
             token=response.access_token,
             version=response.token_version,
+            since=_time(response, "token_store_time"),
+            ends=_time(page, "token_expire_time"),
+            platform=page.platform,
         )
         self._kept[page_id] = credentials
         return credentials
+
+
+def _time(message: GetPageCredentialsResponse | Page, field: str) -> datetime | None:
+    if not message.HasField(field):  # type: ignore[arg-type]  # a name of either
+        return None
+    time: datetime = getattr(message, field).ToDatetime(UTC)
+    return time

@@ -3,7 +3,8 @@
 Sources: Meta's pages on error handling, rate limiting and Messenger error codes. The classes go by
 code and subcode, then code, then `is_transient`, then HTTP status; never by the error's `type` or
 its text, save where Meta tells two things apart by nothing else: "reduce the amount of data", and
-a wrong proof. Clients in public also meet 10900, which is in none of Meta's tables.
+a wrong proof. Clients in public also meet 10900 and
+2635 ("a deprecated version"), which are in none of Meta's tables.
 """
 
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Failure(Enum):
     """What it names is deleted or unknown."""
     TERMS = auto()
     """Somebody must accept Meta's terms first."""
+    VERSION = auto()
+    """The version of Graph that is asked for is gone: every call of the app will fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ BY_CODE: dict[int, Failure] = {
     9000001: Failure.GONE,
     803: Failure.GONE,
     2500: Failure.GONE,
+    2635: Failure.VERSION,
 }
 
 _REDUCE = "reduce the amount of data"

@@ -1,5 +1,5 @@
-"""The Graph client: one call at a time, its token in the header, its proof beside it, its answer
-read strictly.
+"""The Graph client: one request at a time, its token in the header, its proof beside it, its answer
+read strictly. A batch is such a request too; what its operations mean is `batches`' matter.
 """
 
 import asyncio
@@ -7,11 +7,13 @@ import hashlib
 import hmac
 import ssl
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from datetime import datetime
+from http.cookiejar import CookieJar
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import httpx
@@ -19,14 +21,16 @@ import msgspec
 from aiohttp.connector import Connection
 from httpx_aiohttp import AiohttpTransport
 
-from pagewire.type.v1.page_pb2 import Login
+from pagewire.type.v1.page_pb2 import Login, Platform
 from pagewire_runtime import faults, metrics
 from pagewire_runtime.errors import Refusal
 from pagewire_sync.budget import Budget
 from pagewire_sync.failures import Failure, GraphError, classify
-from pagewire_sync.usage import read_usage
+from pagewire_sync.usage import Usage, read_usage
 
 ANSWER_BYTES = 8 * 2**20
+BATCH_ANSWER_BYTES = 32 * 2**20
+"""Of a batch, whose answers stand in it as strings: four of the largest, or fifty usual ones."""
 CONNECT_SECONDS = 3.0
 TOTAL_SECONDS = 10.0
 CONNECTIONS = 500
@@ -64,13 +68,20 @@ _calls = metrics.histogram(
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A page's token, the way it was granted, and the node that Graph knows it by."""
+    """A page's token, the way it was granted, and the node that Graph knows it by.
+
+    `since` is when the token came to be stored, so it is at least that old; `ends` is its end. None
+    where nobody knows.
+    """
 
     page_id: str
     node_id: str
     login: Login.ValueType
     token: str = field(repr=False)
     version: int = 0
+    platform: Platform.ValueType = Platform.PLATFORM_UNSPECIFIED
+    since: datetime | None = None
+    ends: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,7 @@ class App:
         """
         by_instagram = credentials.login == Login.LOGIN_INSTAGRAM
         secret = self.instagram_secret if by_instagram else self.secret
-        return hmac.new(secret.encode(), credentials.token.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(secret.encode(), credentials.token.encode(), hashlib.sha256).hex()
 
     def credentials(self) -> Credentials:
         """The app's own token, for what it asks as itself (Meta's page on access tokens)."""
@@ -111,9 +122,10 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success: the decoded object."""
+    """A success: the decoded object, and what its headers said."""
 
     body: dict[str, Any]
+    usage: Usage = field(default=Usage(), compare=False)
 
 
 class NotSent(Exception):
@@ -198,6 +210,54 @@ class Graph:
         own = self._app.credentials()
         return await self._call("GET", own, "debug_token", "", params, None, "debug_token")
 
+    def relative_url(
+        self, credentials: Credentials, node: str, edge: str, params: Mapping[str, str]
+    ) -> str:
+        """A read as an operation of a batch: it has its token and its proof in it, so it stands in
+        the batch's body and nowhere else (Meta's page on batch requests).
+        """
+        own = {"access_token": credentials.token, "appsecret_proof": self._app.proof(credentials)}
+        return f"{_path(node, edge)}?{urlencode({**params, **own})}"
+
+    async def send_batch(
+        self, credentials: Credentials, relative_urls: Sequence[str]
+    ) -> tuple[int, bytes]:
+        """Ask for these reads in one request: the answer's status, and its body as it came. Raises
+        NotSent or OutcomeUnknown.
+
+        A batch has a token of its own, besides those of its operations. On graph.facebook.com that
+        is the app's, which dies with no page; on graph.instagram.com `credentials` have it.
+        """
+        by_instagram = credentials.login == Login.LOGIN_INSTAGRAM
+        own = credentials if by_instagram else self._app.credentials()
+        batch = [
+            {"method": "GET", "relative_url": url, "omit_response_on_success": False}
+            for url in relative_urls
+        ]
+        form = {
+            "batch": msgspec.json.encode(batch),
+            "access_token": own.token,
+            "appsecret_proof": self._app.proof(own),
+            "include_headers": "true",
+        }
+        request = self._client.build_request(
+            "POST",
+            f"{self._hosts.base(own.login)}/",
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+                "Content-Type": "application/x-www-form-urlencoded",
+            },
+            content=urlencode(form).encode(),
+        )
+        with _timed("batch") as ended:
+            response, content = await self._exchange(request, BATCH_ANSWER_BYTES)
+            ended.word = "ok" if response.is_success else f"http_{response.status_code}"
+        if not content.lstrip().startswith(b"["):  # no answers: perhaps the app must wait
+            with suppress(OutcomeUnknown):
+                self.heeded(own, response.status_code, _named(response), content)
+        return response.status_code, content
+
     async def _call(
         self,
         method: str,
@@ -208,33 +268,31 @@ class Graph:
         body: Mapping[str, Any] | None,
         operation: str,
     ) -> Answer | GraphError:
-        path = quote(node, safe="") + (f"/{edge}" if edge else "")
+        query = urlencode({**params, "appsecret_proof": self._app.proof(credentials)})
         request = self._client.build_request(
             method,
-            f"{self._hosts.base(credentials.login)}/{path}",
-            params={**params, "appsecret_proof": self._app.proof(credentials)},
+            f"{self._hosts.base(credentials.login)}/{_path(node, edge)}?{query}",
             headers=_headers(credentials, body),
             content=None if body is None else msgspec.json.encode(body),
         )
-        begun = asyncio.get_running_loop().time()
-        end = "unknown"
-        try:
-            response, content = await self._exchange(request)
-            result = self._heeded(credentials, response, content)
-            end = "ok" if isinstance(result, Answer) else result.failure.name.lower()
-            return result
-        except NotSent:
-            end = "not_sent"
-            raise
-        finally:
-            _calls.labels(operation, end).observe(asyncio.get_running_loop().time() - begun)
+        with _timed(operation) as ended:
+            response, content = await self._exchange(request, ANSWER_BYTES)
+            result = self.heeded(
+                credentials,
+                response.status_code,
+                _named(response),
+                content,
+                is_write=method != "GET",
+            )
+            ended.word = "ok" if isinstance(result, Answer) else result.failure.name.lower()
+        return result
 
-    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+    async def _exchange(self, request: httpx.Request, most: int) -> tuple[httpx.Response, bytes]:
         try:
             async with asyncio.timeout(self.total_seconds):
                 response = await self._client.send(request, stream=True)
                 try:
-                    return response, await _bounded(response)
+                    return response, await _bounded(response, most)
                 finally:
                     await response.aclose()
         except TimeoutError:
@@ -246,16 +304,29 @@ class Graph:
                 raise NotSent(type(error).__name__) from None
             raise OutcomeUnknown("connection_lost") from None
 
-    def _heeded(
-        self, credentials: Credentials, response: httpx.Response, content: bytes
+    def heeded(
+        self,
+        credentials: Credentials,
+        status: int,
+        headers: Mapping[str, str],
+        content: bytes | str,
+        *,
+        is_write: bool = False,
     ) -> Answer | GraphError:
-        """The answer, after the budget was corrected by it and by its headers."""
+        """The answer, after the budget was corrected by it and by its headers, whose names are in
+        lower case. Raises OutcomeUnknown for a success that is no JSON object.
+
+        A page that lacks the permission for a read can still send.
+        """
         now = asyncio.get_running_loop().time()
-        usage = read_usage(response.headers, {credentials.page_id, credentials.node_id})
+        usage = read_usage(headers, {credentials.page_id, credentials.node_id})
         self._budget.observe(credentials.page_id, usage, now)
-        result = read_answer(response.status_code, content)
-        if isinstance(result, Answer) or result.failure not in PAUSES:
-            return result
+        result = read_answer(status, content)
+        if isinstance(result, Answer):
+            return replace(result, usage=usage)
+        is_of_this_read = result.failure is Failure.PERMISSION and not is_write
+        if result.failure not in PAUSES or is_of_this_read:
+            return replace(result, retry_after=usage.retry_after or None)
         own = LIMIT_SECONDS if result.code == LIMIT_CODE else PAUSES[result.failure]
         pause = usage.regain_seconds or own
         if result.failure is Failure.APP_THROTTLED:
@@ -265,7 +336,7 @@ class Graph:
         return replace(result, retry_after=pause)
 
 
-def read_answer(status: int, content: bytes) -> Answer | GraphError:
+def read_answer(status: int, content: bytes | str) -> Answer | GraphError:
     """Read an answer's body. Raises OutcomeUnknown for a success that is no JSON object."""
     try:
         body = msgspec.json.decode(content)
@@ -277,6 +348,36 @@ def read_answer(status: int, content: bytes) -> Answer | GraphError:
         if "error" not in body and body.get("success") is not False:
             return Answer(body)
     return classify(status, body)
+
+
+class _Ended:
+    """The word for how a call ended."""
+
+    word = "unknown"
+
+
+@contextmanager
+def _timed(operation: str) -> Iterator[_Ended]:
+    """Measures a call, however it ends."""
+    clock = asyncio.get_running_loop().time
+    begun, ended = clock(), _Ended()
+    try:
+        yield ended
+    except NotSent:
+        ended.word = "not_sent"
+        raise
+    finally:
+        _calls.labels(operation, ended.word).observe(clock() - begun)
+
+
+def _path(node: str, edge: str) -> str:
+    return quote(node, safe="") + (f"/{edge}" if edge else "")
+
+
+def _named(response: httpx.Response) -> dict[str, str]:
+    """Its headers by name, in lower case: httpx goes through all of them for each that is asked."""
+    raw = response.headers.raw
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
 
 
 def _headers(credentials: Credentials, body: object) -> dict[str, str]:
@@ -299,7 +400,7 @@ def _while_connecting(error: Exception) -> bool:
     return isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
-async def _bounded(response: httpx.Response) -> bytes:
+async def _bounded(response: httpx.Response, most: int) -> bytes:
     """The body, unpacked here, and never further than may be read: httpx unpacks as often as the
     answer says, which makes a GiB of a few KiB.
     """
@@ -307,11 +408,18 @@ async def _bounded(response: httpx.Response) -> bytes:
     unpacking = zlib.decompressobj(_GZIP) if is_packed else None
     content = bytearray()
     async for chunk in response.aiter_raw():
-        room = ANSWER_BYTES + 1 - len(content)
+        room = most + 1 - len(content)
         content += unpacking.decompress(chunk, room) if unpacking else chunk
-        if len(content) > ANSWER_BYTES:
+        if len(content) > most:
             raise OutcomeUnknown("answer_too_large")
     return bytes(content)
+
+
+class _NoCookies(CookieJar):
+    """Keeps none, and looks for none."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        pass
 
 
 class _Telling(aiohttp.ClientRequest):
@@ -355,5 +463,5 @@ def open_client(
         timeout=httpx.Timeout(None, connect=connect_seconds, pool=connect_seconds),
         follow_redirects=False,
         trust_env=False,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # no page's reach another's
+        cookies=_NoCookies(),  # no page's reach another's
     )

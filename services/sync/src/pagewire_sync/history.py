@@ -1,41 +1,206 @@
-"""History on the wire: the contract stands, the mirroring itself is not in this release."""
+"""History: the worker. It claims runs, does all of them at once, and writes down how far they are.
 
-from typing import Any, NoReturn
+A run is a row, and belongs to who has its lease; whatever becomes of this process, another goes on
+at the checkpoint. All that has changed is written down together, once a second at the most.
+"""
 
-import grpc
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from pagewire.sync.v1 import history_service_pb2 as pb
-from pagewire.sync.v1.history_service_pb2_grpc import HistoryServiceServicer
-from pagewire_runtime.errors import Kind, Refusal
+from google.protobuf.duration_pb2 import Duration
 
-Context = grpc.aio.ServicerContext[Any, Any]
+from pagewire.store.v1 import run_service_pb2 as pb
+from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncState
+from pagewire_runtime import faults, metrics
+from pagewire_runtime.clocks import at_once
+from pagewire_runtime.errors import Refusal
+from pagewire_runtime.logs import get_logger, ref
+from pagewire_sync.patience import persistently
+from pagewire_sync.progress import Progress
 
+log = get_logger(__name__)
 
-class NotYet(Refusal):
-    """The contract has it, this release does not."""
+CLAIM_WAIT = Duration(seconds=4)
+AT_ONCE = 500
+RECORD_SECONDS = 1.0
+RENEW_SECONDS = 3.0
+"""A fifth of a lease."""
+RELEASE_SECONDS = 2.0
 
-    kind = Kind.UNIMPLEMENTED
-    reason = "NOT_IMPLEMENTED"
-
-
-class HistoryServicer(HistoryServiceServicer):
-    """Refuses every call with a reason, so that callers can tell it from a fault."""
-
-    async def StartSync(self, request: pb.StartSyncRequest, context: Context) -> NoReturn:
-        _refuse()
-
-    async def GetSyncRun(self, request: pb.GetSyncRunRequest, context: Context) -> NoReturn:
-        _refuse()
-
-    async def ListSyncRuns(self, request: pb.ListSyncRunsRequest, context: Context) -> NoReturn:
-        _refuse()
-
-    def WatchSyncRun(self, request: pb.WatchSyncRunRequest, context: Context) -> NoReturn:
-        _refuse()
-
-    async def CancelSyncRun(self, request: pb.CancelSyncRunRequest, context: Context) -> NoReturn:
-        _refuse()
+_runs = metrics.counter(
+    "pagewire_history_runs", "Runs that this process ended, by kind and how.", ["kind", "end"]
+)
+_under_way = metrics.gauge("pagewire_history_runs_under_way", "Runs of this process.")
 
 
-def _refuse() -> NoReturn:
-    raise NotYet("mirroring history is not in this release")
+class Store(Protocol):
+    """What is asked of the store; the generated stub is one."""
+
+    def ClaimRuns(self, request: pb.ClaimRunsRequest, /) -> Awaitable[pb.ClaimRunsResponse]: ...
+
+    def RecordRuns(self, request: pb.RecordRunsRequest, /) -> Awaitable[pb.RecordRunsResponse]: ...
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    """A run of this process, and what of it the store knows."""
+
+    progress: Progress
+    task: asyncio.Task[None]
+    recorded: int = -1
+    """Which version of its progress."""
+    recorded_at: float = 0.0
+    lost: bool = False
+
+    def is_due(self, now: float) -> bool:
+        """Whether to write it down now."""
+        changed = self.progress.version != self.recorded or self.progress.has_marks
+        return changed or self.progress.has_ended or now - self.recorded_at >= RENEW_SECONDS
+
+
+@dataclass
+class History:
+    """Does runs until it is cancelled; then it gives back what is not ended."""
+
+    store: Store
+    mirror: Callable[[Progress], Awaitable[None]]
+    """Takes a run to its end; `Mirroring.mirror`."""
+    left_percent: Callable[[str], int]
+    owner: str
+    ready: Callable[[], Awaitable[None]] = at_once
+    record_seconds: float = RECORD_SECONDS
+    _under_way: dict[str, _Run] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Something is to be written down at once: a run has ended."""
+    _room: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Claim and record, side by side."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._record_always())
+                tasks.create_task(self._claim_always())
+        finally:
+            await self._release()
+
+    async def _claim_always(self) -> None:
+        while True:
+            await self.ready()
+            while len(self._under_way) >= AT_ONCE:
+                self._room.clear()
+                await self._room.wait()
+            request = pb.ClaimRunsRequest(
+                owner=self.owner, max_runs=AT_ONCE - len(self._under_way), wait=CLAIM_WAIT
+            )
+            claimed = await persistently(lambda: self.store.ClaimRuns(request))  # noqa: B023
+            for each in claimed.runs:
+                self._begin(each)
+
+    def _begin(self, claimed: pb.ClaimedRun) -> None:
+        progress = Progress.of(claimed)
+        known = self._under_way.get(claimed.run.run_id)
+        if known is not None:  # its lease lapsed while the store was away: this is the new one
+            known.lost = True
+            known.task.cancel()
+        task = asyncio.create_task(self._do(progress))
+        now = asyncio.get_running_loop().time()
+        self._under_way[claimed.run.run_id] = _Run(progress, task, progress.version, now)
+        _under_way.set(len(self._under_way))
+
+    async def _do(self, progress: Progress) -> None:
+        try:
+            await self.mirror(progress)
+        finally:
+            self._changed.set()
+
+    # --- what is written down
+
+    async def _record_always(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self.record_seconds):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            try:
+                await self._record()
+            except Refusal as refusal:
+                log.warning("runs could not be written down now", reason=refusal.reason)
+                await asyncio.sleep(self.record_seconds / 2)
+                self._changed.set()
+
+    async def _record(self) -> None:
+        now = asyncio.get_running_loop().time()
+        due = [run for run in self._under_way.values() if run.is_due(now)]
+        if not due:
+            return
+        await faults.reach("sync.page.before_save", [run.progress.page_id for run in due])
+        versions = [run.progress.version for run in due]
+        reports = [self._report(run) for run in due]
+        response = await self.store.RecordRuns(pb.RecordRunsRequest(runs=reports))
+        for run, version, report, verdict in zip(
+            due, versions, reports, response.verdicts, strict=True
+        ):
+            if verdict == pb.RUN_VERDICT_LOST:
+                self._lose(run)
+                continue
+            run.recorded, run.recorded_at = version, now
+            run.progress.written_down(report)
+            if report.run.state not in _GOING:
+                self._ended(run)
+            elif verdict == pb.RUN_VERDICT_CANCEL:
+                self._cancel(run)
+
+    def _report(self, run: _Run, *, release: bool = False) -> pb.RunProgress:
+        left = self.left_percent(run.progress.page_id)
+        return run.progress.report(budget_left=left, release=release)
+
+    def _lose(self, run: _Run) -> None:
+        log.warning("a run went to another worker", page=ref(run.progress.page_id))
+        run.lost = True
+        run.task.cancel()
+        self._forget(run)
+
+    def _cancel(self, run: _Run) -> None:
+        if not run.progress.has_ended:
+            run.task.cancel()
+            run.progress.end(SyncState.SYNC_STATE_CANCELLED)
+        self._changed.set()
+
+    def _ended(self, run: _Run) -> None:
+        kind = SyncKind.Name(run.progress.run.kind).removeprefix("SYNC_KIND_").lower()
+        end = SyncState.Name(run.progress.run.state).removeprefix("SYNC_STATE_").lower()
+        _runs.labels(kind, end).inc()
+        self._forget(run)
+
+    def _forget(self, run: _Run) -> None:
+        run_id = run.progress.run.run_id
+        if self._under_way.get(run_id) is run:
+            del self._under_way[run_id]
+        _under_way.set(len(self._under_way))
+        self._room.set()
+
+    async def _release(self) -> None:
+        """Stop every run, and give it back with all that it reached."""
+        runs = list(self._under_way.values())
+        for run in runs:
+            run.task.cancel()
+        await asyncio.gather(*(run.task for run in runs), return_exceptions=True)
+        if not runs:
+            return
+        request = pb.RecordRunsRequest(runs=[self._report(run, release=True) for run in runs])
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self.store.RecordRuns(request)
+        except (Refusal, TimeoutError):
+            log.warning("runs could not be given back; their leases will lapse", count=len(runs))
+
+
+_GOING = (
+    SyncState.SYNC_STATE_UNSPECIFIED,
+    SyncState.SYNC_STATE_QUEUED,
+    SyncState.SYNC_STATE_RUNNING,
+)

@@ -35,6 +35,7 @@ _VERDICTS = {
     Failure.PARAMETER: Verdict.VERDICT_REFUSED,
     Failure.GONE: Verdict.VERDICT_REFUSED,
     Failure.TERMS: Verdict.VERDICT_REFUSED,
+    Failure.VERSION: Verdict.VERDICT_REFUSED,
 }
 
 

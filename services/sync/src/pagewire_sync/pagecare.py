@@ -1,5 +1,5 @@
 """Page care: a connected page is subscribed to its webhook fields, which is read back; its token is
-looked at; both are checked again.
+looked at, and refreshed early; all of it is checked again every day.
 
 Sources: Meta's pages on subscribed_apps of a Page and of an Instagram account, on Instagram
 webhooks (an account that was connected by Facebook login needs its Page to be subscribed to any
@@ -8,7 +8,7 @@ field; its own fields are the app's), on debug_token.
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
@@ -19,11 +19,14 @@ from pagewire_runtime import metrics
 from pagewire_runtime.clock import WALL
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger, ref
+from pagewire_sync import page_states
 from pagewire_sync.credentials import CredentialCache
 from pagewire_sync.crew import Crew
-from pagewire_sync.failures import Failure, GraphError
+from pagewire_sync.failures import GraphError
 from pagewire_sync.graph import Answer, Credentials, Graph, NotSent, OutcomeUnknown
+from pagewire_sync.page_states import Finding
 from pagewire_sync.patience import persistently
+from pagewire_sync.refreshing import Refreshed, Refresher, finding_of
 
 log = get_logger(__name__)
 
@@ -67,17 +70,15 @@ INSTAGRAM_FIELDS = frozenset(
 LINKED_FIELDS = frozenset({"feed"})
 """Of a Page that only stands for its Instagram account: any field does."""
 
-HEALTHY_AGAIN = timedelta(days=1)
-"""Meta advises to check a token at least daily."""
-BLOCKED_AGAIN = timedelta(hours=1)
-TROUBLED_AGAIN = timedelta(minutes=5)
-UNREACHABLE_AGAIN = timedelta(minutes=1)
-EXPIRES_SOON = timedelta(days=7)
-
-PASSING = frozenset({Failure.TRANSIENT, Failure.THROTTLED, Failure.APP_THROTTLED})
-"""Says nothing of the page."""
+FIRST = "not_checked"
+"""The store's word for a page that was just connected."""
 
 _checks = metrics.counter("pagewire_page_checks", "Checks of pages, by what they found.", ["state"])
+_repairs = metrics.counter(
+    "pagewire_subscription_repairs",
+    "Pages that were found without some of their webhook fields, by how that ended.",
+    ["end"],
+)
 
 
 class Store(Protocol):
@@ -91,17 +92,9 @@ class Store(Protocol):
         self, request: pb.RecordPageCheckRequest, /
     ) -> Awaitable[pb.RecordPageCheckResponse]: ...
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check says of a page, and how soon it is to be checked again."""
-
-    state: PageState.ValueType
-    reason: str
-    again: timedelta
-
-
-HEALTHY = Finding(PageState.PAGE_STATE_HEALTHY, "", HEALTHY_AGAIN)
+    def ReplaceToken(
+        self, request: pb.ReplaceTokenRequest, /
+    ) -> Awaitable[pb.ReplaceTokenResponse]: ...
 
 
 class GraphRefused(Exception):
@@ -138,9 +131,14 @@ class PageCare:
         """Check a page, and write down what was found."""
         try:
             credentials = await self.credentials.newest(page.page_id)
-            finding = await self._find(page, credentials)
+            refresh = Refreshed.NOT_DUE
+            if page.state != PageState.PAGE_STATE_BLOCKED:
+                refresh = await self._refresher.refresh(credentials)
+            if refresh in (Refreshed.DONE, Refreshed.REPLACED):
+                credentials = await self.credentials.newest(page.page_id)
+            finding = await self._find(page, credentials, refresh)
             _checks.labels(_word(finding.state)).inc()
-            await self.store.RecordPageCheck(self._record(credentials, finding))
+            await self.store.RecordPageCheck(record_of(credentials, finding, self.now()))
         except Refusal as refusal:
             # Disconnected meanwhile, or the store is away: the lease ends and it is checked again.
             if refusal.kind is not Kind.MISSING:
@@ -148,18 +146,22 @@ class PageCare:
                     "a page check was put off", reason=refusal.reason, page=ref(page.page_id)
                 )
 
-    async def _find(self, page: Page, credentials: Credentials) -> Finding:
+    @property
+    def _refresher(self) -> Refresher:
+        return Refresher(self.store, self.graph, self.now)
+
+    async def _find(self, page: Page, credentials: Credentials, refresh: Refreshed) -> Finding:
         try:
             if not await self._subscribe(page, credentials):
-                return Finding(
-                    PageState.PAGE_STATE_DEGRADED, "subscription_missing", TROUBLED_AGAIN
-                )
+                return page_states.found("subscription_missing")
         except NotSent:
-            return inconclusive(page, "graph_unreachable")
+            return page_states.nothing_learnt(page, "graph_unreachable")
         except OutcomeUnknown as lost:
-            return inconclusive(page, f"graph_{lost.reason}")
+            return page_states.nothing_learnt(page, f"graph_{lost.reason}")
         except GraphRefused as refused:
-            return troubled(page, refused.error)
+            return page_states.refused(page, refused.error)
+        if credentials.login == Login.LOGIN_INSTAGRAM:  # debug_token is of Facebook login
+            return finding_of(refresh, credentials.ends, self.now())
         return await self._inspect(credentials)
 
     async def _inspect(self, credentials: Credentials) -> Finding:
@@ -167,14 +169,15 @@ class PageCare:
 
         It is asked as the app, so that a refusal says nothing of the page.
         """
-        if credentials.login == Login.LOGIN_INSTAGRAM:  # debug_token is of Facebook login
-            return HEALTHY
         try:
             answer = _accepted(await self.graph.inspect(credentials))
-            return token_finding(answer.body, self.now())
+            if finding := page_states.inspected(answer.body, self.now()):
+                return finding
+            why = "answer_unreadable"
         except (NotSent, OutcomeUnknown, GraphRefused) as failed:
-            log.warning("a token could not be inspected", why=str(failed))
-            return HEALTHY
+            why = str(failed)
+        log.warning("a token could not be inspected", why=why)
+        return page_states.ending(credentials.ends, self.now())
 
     async def _subscribe(self, page: Page, credentials: Credentials) -> bool:
         """Whether Graph shows all fields, after they were asked for where it did not.
@@ -194,7 +197,10 @@ class PageCare:
                 operation="subscribe",
             )
         )
-        return is_enough(page, await self._subscribed(credentials))
+        mended = is_enough(page, await self._subscribed(credentials))
+        if page.state_reason != FIRST:
+            _repairs.labels("repaired" if mended else "missing").inc()
+        return mended
 
     async def _subscribed(self, credentials: Credentials) -> frozenset[str]:
         answer = await self.graph.get(
@@ -204,15 +210,21 @@ class PageCare:
         by_instagram = credentials.login == Login.LOGIN_INSTAGRAM
         return subscribed_fields(_accepted(answer).body, None if by_instagram else self.app_id)
 
-    def _record(self, credentials: Credentials, finding: Finding) -> pb.RecordPageCheckRequest:
-        request = pb.RecordPageCheckRequest(
-            page_id=credentials.page_id,
-            state=finding.state,
-            state_reason=finding.reason,
-            token_version=credentials.version,
-        )
-        request.next_check_time.FromDatetime(self.now() + finding.again)
-        return request
+
+def record_of(
+    credentials: Credentials, finding: Finding, now: datetime
+) -> pb.RecordPageCheckRequest:
+    """A finding as the store takes it."""
+    request = pb.RecordPageCheckRequest(
+        page_id=credentials.page_id,
+        state=finding.state,
+        state_reason=finding.reason,
+        token_version=credentials.version,
+    )
+    request.next_check_time.FromDatetime(now + finding.again)
+    if finding.token_ends:
+        request.token_expire_time.FromDatetime(finding.token_ends)
+    return request
 
 
 def fields_for(page: Page) -> frozenset[str]:
@@ -237,42 +249,6 @@ def subscribed_fields(body: Mapping[str, Any], app_id: str | None) -> frozenset[
     return frozenset(
         str(field) for fields in listed if isinstance(fields, list) for field in fields
     )
-
-
-def token_finding(body: Mapping[str, Any], now: datetime) -> Finding:
-    """What an answer of debug_token says; its times are seconds of Unix time, 0 is never."""
-    data = body.get("data")
-    if not isinstance(data, dict):
-        raise OutcomeUnknown("answer_unreadable")
-    if data.get("is_valid") is not True:
-        return Finding(PageState.PAGE_STATE_BLOCKED, "token_invalid", BLOCKED_AGAIN)
-    ends = [data.get("expires_at"), data.get("data_access_expires_at")]
-    soon = (now + EXPIRES_SOON).timestamp()
-    if any(isinstance(end, int) and 0 < end <= soon for end in ends):
-        return Finding(PageState.PAGE_STATE_EXPIRING, "token_expires_soon", HEALTHY_AGAIN)
-    return HEALTHY
-
-
-def troubled(page: Page, error: GraphError) -> Finding:
-    """What an error of Graph says of a page."""
-    match error.failure:
-        case Failure.TOKEN:
-            return Finding(PageState.PAGE_STATE_BLOCKED, "token_invalid", BLOCKED_AGAIN)
-        case Failure.PERMISSION:
-            return Finding(PageState.PAGE_STATE_BLOCKED, "permission_missing", BLOCKED_AGAIN)
-        case Failure.SECRET:
-            return Finding(PageState.PAGE_STATE_BLOCKED, "app_secret_wrong", BLOCKED_AGAIN)
-        case failure if failure in PASSING:
-            return inconclusive(page, error.reason)
-        case _:
-            return Finding(PageState.PAGE_STATE_DEGRADED, error.reason, TROUBLED_AGAIN)
-
-
-def inconclusive(page: Page, reason: str) -> Finding:
-    """A page about which nothing was learnt stays as it is, and is asked again soon."""
-    if page.state in (PageState.PAGE_STATE_DEGRADED, PageState.PAGE_STATE_UNSPECIFIED):
-        return Finding(PageState.PAGE_STATE_DEGRADED, reason, UNREACHABLE_AGAIN)
-    return Finding(page.state, page.state_reason, UNREACHABLE_AGAIN)
 
 
 def _accepted(answer: Answer | GraphError) -> Answer:

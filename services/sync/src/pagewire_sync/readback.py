@@ -304,11 +304,19 @@ def judge(read_back: ReadBack, *views: View) -> ReadBackResult:
         return ReadBackResult(tag=tag, ambiguous_mid=found[0].mid)
     if not _has_known(read_back) and not all(view.reaches(earliest) for view in views):
         return ReadBackResult(tag=tag, error="too_much_to_read")
-    is_message = read_back.reply.kind == ReplyKind.REPLY_KIND_MESSAGE
-    if is_message and any(not each.from_id and _since(each, earliest) for each in seen):
-        # Of messages beyond the newest 20 Graph may show no more than the id.
+    if _is_in_the_dark(read_back, seen):
         return ReadBackResult(tag=tag, error="details_missing")
     return ReadBackResult(tag=tag, clean=True)
+
+
+def _is_in_the_dark(read_back: ReadBack, seen: Sequence[Seen]) -> bool:
+    """Whether the reply could be one of those messages of which Graph shows id and time alone: on
+    Instagram all but the newest 20 of a thread. One that is another reply's is not it.
+    """
+    earliest, bound = _earliest(read_back), set(read_back.bound_mids)
+    return read_back.reply.kind == ReplyKind.REPLY_KIND_MESSAGE and any(
+        not each.from_id and each.mid not in bound and _since(each, earliest) for each in seen
+    )
 
 
 def matches(read_back: ReadBack, seen: Sequence[Seen]) -> list[Seen]:

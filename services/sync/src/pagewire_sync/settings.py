@@ -68,6 +68,31 @@ class Settings(CommonSettings):
         validation_alias="GRAPH_TIMEOUT_SECONDS",
         description="How long one call may take; less than STORE_SEND_LEASE_SECONDS.",
     )
+    read_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=300,
+        validation_alias="SYNC_READ_TIMEOUT_SECONDS",
+        description="How long one read of history may take: those of busy pages take a minute.",
+    )
+    conversation_calls_per_second: float = Field(
+        2.0,
+        gt=0,
+        validation_alias="SYNC_CONVERSATION_CALLS_PER_SECOND",
+        description="Reads of conversations and messages a page; Meta allows 2.",
+    )
+    heavy_batch: int = Field(
+        8,
+        ge=1,
+        le=50,
+        validation_alias="SYNC_HEAVY_BATCH",
+        description="Reads with much in them a batch, which is as slow as its slowest.",
+    )
+    instagram_batches: bool = Field(
+        False,
+        validation_alias="SYNC_INSTAGRAM_BATCHES",
+        description="Whether graph.instagram.com is sent batches too; Meta's documents tell not.",
+    )
     graph_api_version: str = Field(
         "v25.0",
         validation_alias="GRAPH_API_VERSION",

@@ -13,8 +13,10 @@ from pagewire_runtime import metrics
 APP_HEADER = "x-app-usage"
 PAGE_HEADER = "x-page-usage"
 BUSINESS_HEADER = "x-business-use-case-usage"
+RETRY_AFTER_HEADER = "retry-after"
 
 _PERCENTS = ("call_count", "total_time", "total_cputime")
+RETRY_AFTER_MOST = 3_600
 _MOST = 1_440
 """Neither per cents nor minutes of waiting are believed beyond this: a day."""
 
@@ -28,12 +30,14 @@ class Usage:
     """Per cent of the app's limit and of the account's, and the seconds until calls are allowed
     again.
 
-    Absent headers mean about 0 per cent.
+    Absent headers mean about 0 per cent. `retry_after` is the seconds of the header of that name:
+    no page of Meta's has it, but who stands before Graph may send it with a 503.
     """
 
     app: int = 0
     account: int = 0
     regain_seconds: float = 0.0
+    retry_after: float = 0.0
 
 
 def read_usage(headers: Mapping[str, str], ids: Collection[str] = ()) -> Usage:
@@ -54,7 +58,19 @@ def read_usage(headers: Mapping[str, str], ids: Collection[str] = ()) -> Usage:
     minutes = max(
         (_number(entry.get("estimated_time_to_regain_access")) for entry in entries), default=0
     )
-    return Usage(_percent(app), max(map(_percent, [page, *entries])), minutes * 60.0)
+    return Usage(
+        _percent(app),
+        max(map(_percent, [page, *entries])),
+        minutes * 60.0,
+        _retry_after(headers.get(RETRY_AFTER_HEADER)),
+    )
+
+
+def _retry_after(header: str | None) -> float:
+    """A number of seconds, or nothing: a date is some other clock's, or past."""
+    if header is None or not (header.isascii() and header.isdigit()):
+        return 0.0
+    return float(min(int(header[:8]), RETRY_AFTER_MOST))
 
 
 def _decoded(header: str | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from pagewire.rules.v1.rule_service_pb2_grpc import RuleServiceStub
 from pagewire.store.v1.clock_service_pb2 import GetTimeRequest
 from pagewire.store.v1.clock_service_pb2_grpc import ClockServiceStub
+from pagewire.store.v1.ingest_service_pb2_grpc import IngestServiceStub
 from pagewire.store.v1.lane_service_pb2_grpc import LaneServiceStub
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire_runtime import logs, metrics
@@ -35,6 +36,7 @@ from pagewire_webhook.listening import listening, room_for
 from pagewire_webhook.operator.app import REPEATABLE, Upstreams, operator_app
 from pagewire_webhook.public import PublicConfig, public_app
 from pagewire_webhook.replaying import Replaying
+from pagewire_webhook.reporting import Reception, reporting
 from pagewire_webhook.settings import PARTS, Settings
 from pagewire_webhook.signature import secrets_of
 
@@ -80,16 +82,21 @@ async def public_part(settings: Settings) -> AsyncIterator[int]:
         if "dispatcher" not in settings.parts:  # which compares them itself
             await stack.enter_async_context(working(clocks_of(to_store).run()))
         ingesting = Ingesting(ingest_over(to_store))
-        app = public_app(config, ingesting)
-        async with listening(
-            app,
-            settings.webhook_listen,
-            taker=app.taker,
-            trusted_proxies=settings.forwarded_allow_ips,
-            connections_max=room,
-            receipt_seconds=settings.receipt_seconds,
-            drain_seconds=DRAIN_SECONDS,
-        ) as port:
+        reception = Reception()
+        app = public_app(config, ingesting, reception=reception)
+        report = IngestServiceStub(to_store).ReportReception
+        async with (
+            reporting(report, new_owner(), reception),
+            listening(
+                app,
+                settings.webhook_listen,
+                taker=app.taker,
+                trusted_proxies=settings.forwarded_allow_ips,
+                connections_max=room,
+                receipt_seconds=settings.receipt_seconds,
+                drain_seconds=DRAIN_SECONDS,
+            ) as port,
+        ):
             yield port
         await ingesting.close()
 
@@ -135,17 +142,23 @@ def new_owner() -> str:
 @asynccontextmanager
 async def operator_part(settings: Settings) -> AsyncIterator[int]:
     """The operator's HTTP API, within the block; yields its port."""
+    stopping = asyncio.Event()
     async with (
         _channel(settings, settings.store_target, "operator", REPEATABLE) as store,
         _channel(settings, settings.rules_target, "operator", REPEATABLE) as rules,
         _channel(settings, settings.sync_target, "operator", REPEATABLE) as sync,
         listening(
-            operator_app(Upstreams(store, rules, sync), _plain(settings.api_keys)),
+            operator_app(
+                Upstreams(store, rules, sync), _plain(settings.api_keys), stopping=stopping
+            ),
             settings.operator_listen,
             drain_seconds=DRAIN_SECONDS,
         ) as port,
     ):
-        yield port
+        try:
+            yield port
+        finally:
+            stopping.set()
 
 
 @asynccontextmanager

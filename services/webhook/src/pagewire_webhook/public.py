@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from pagewire_runtime.clock import WALL
 from pagewire_webhook.ingesting import Ingesting
 from pagewire_webhook.receiving import TARGETS, PublicConfig, Receiving
+from pagewire_webhook.reporting import Reception
 
 __all__ = ["PublicApp", "PublicConfig", "public_app"]
 
@@ -25,15 +26,20 @@ _ORDINARY = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS
 
 
 def public_app(
-    config: PublicConfig, ingest: Ingesting, *, now: Callable[[], float] = WALL.seconds
+    config: PublicConfig,
+    ingest: Ingesting,
+    *,
+    now: Callable[[], float] = WALL.seconds,
+    reception: Reception | None = None,
 ) -> PublicApp:
-    """The app of the public listener; `now` is seconds since 1970, of when bodies were received.
+    """The app of the public listener; `now` is seconds since 1970, of when bodies were received,
+    `reception` is told how they fare.
 
     Whatever is not listed here is answered 404 with one body; errors are
     `{"error": {"code", "reason", "message", "details"}}`, but for the webhook's own, which are
     empty. No schema, no metrics, no file is served.
     """
-    receiving = Receiving(config, ingest, now)
+    receiving = Receiving(config, ingest, now, reception)
     app = PublicApp(
         receiving,
         routes=[

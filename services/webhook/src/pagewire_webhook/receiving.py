@@ -26,6 +26,7 @@ from pagewire_webhook.handshake import challenge_of
 from pagewire_webhook.ingesting import ANSWER_SECONDS, RETRY_AFTER_SECONDS, Ingesting
 from pagewire_webhook.posts import BODY_MAX_BYTES as POST_MAX_BYTES
 from pagewire_webhook.posts import Headers, Post, Reply
+from pagewire_webhook.reporting import Reception
 from pagewire_webhook.signature import HEADER, KEY_NAMES, Secret, signer
 from pagewire_webhook.strangers import WAITING_MAX, Strangers
 
@@ -132,9 +133,15 @@ class Receiving:
     """
 
     def __init__(
-        self, config: PublicConfig, ingest: Ingesting, now: Callable[[], float] = WALL.seconds
+        self,
+        config: PublicConfig,
+        ingest: Ingesting,
+        now: Callable[[], float] = WALL.seconds,
+        reception: Reception | None = None,
     ) -> None:
+        """`now` is seconds since 1970; `reception` is told how each signed body fares."""
         self._config = config
+        self._reception = reception or Reception()
         self._ingest = ingest
         self._now = now
         self._strangers = Strangers(waiting_max=config.strangers_max)
@@ -155,29 +162,37 @@ class Receiving:
             return
         try:
             self._take(post)
-        except Exception as error:  # a mistake of ours, and nobody above could mend it
-            self._complain(error)
-            post.answer(_counted("unavailable", _UNAVAILABLE).reply)
+        except Exception as error:
+            self._fail(post, error)
 
     async def _reach_and_take(self, post: Post) -> None:
         try:
             await faults.reach("edge.accepted")
             self._take(post)
         except Exception as error:
-            self._complain(error)
-            post.answer(_counted("unavailable", _UNAVAILABLE).reply)
+            self._fail(post, error)
+
+    def _fail(self, post: Post, error: Exception) -> None:
+        """A mistake of ours, and nobody above could mend it."""
+        self._complain(error)
+        self._reception.refused(self._now())
+        post.answer(_counted("unavailable", _UNAVAILABLE).reply)
 
     def _take(self, post: Post) -> None:
         loop = self._loop = self._loop or asyncio.get_running_loop()
         received = loop.time()
         claims = [value for name, value in post.headers if name == HEADER]
+        now = self._now()
         try:
-            received_ms = int(self._now() * 1_000)
-            delivery = self._delivery(post.take_body(), claims, received_ms, self._ingest.is_full)
+            delivery = self._delivery(
+                post.take_body(), claims, int(now * 1_000), self._ingest.is_full
+            )
         except _Full:
+            self._reception.refused(now)
             post.answer(_counted("unavailable", _UNAVAILABLE).reply)
             return
         if delivery is None:
+            self._reception.unsigned(now)
             self._forbid(post, loop)
         else:
             post.answered_by(self._keep(post, delivery, received, loop))
@@ -278,15 +293,21 @@ class Receiving:
     ) -> _Answer:
         received = loop.time()
         deadline = received + self._config.answer_seconds
-        received_ms = int(self._now() * 1_000)
+        now = self._now()
+        received_ms = int(now * 1_000)
         try:
             if len(raw) > _OFF_LOOP_BYTES:
                 delivery = await self._large_delivery(raw, claims, received_ms, deadline)
             else:
                 delivery = self._delivery(raw, claims, received_ms, self._ingest.is_full)
+        except _NotLookedAt:
+            self._reception.unsigned(now)
+            return _counted("unavailable", _UNAVAILABLE)
         except _Full:
+            self._reception.refused(now)
             return _counted("unavailable", _UNAVAILABLE)
         if delivery is None:
+            self._reception.unsigned(now)
             return _counted("forbidden", _FORBIDDEN)
         return await self._stored(delivery, received, loop)
 
@@ -301,7 +322,9 @@ class Receiving:
             await faults.reach("edge.after_ingest", faults.named(delivery.events))
         except Exception as error:  # nobody above could do better than ask for the body again
             self._complain(error)
+            self._reception.refused(delivery.receive_time.ToMilliseconds() / 1_000)
             return _counted("unavailable", _UNAVAILABLE)
+        self._reception.accepted()
         _count(delivery)
         _ack_seconds.observe(loop.time() - received)
         return _OK
@@ -310,14 +333,14 @@ class Receiving:
         self, raw: bytes, claims: list[bytes], received_ms: int, deadline: float
     ) -> Delivery | None:
         if self._unread_bytes + len(raw) > _UNREAD_MAX_BYTES:
-            raise _Full
+            raise _NotLookedAt
         self._unread_bytes += len(raw)
         try:
             async with asyncio.timeout_at(deadline), self._readers:
                 is_full = self._ingest.is_full  # for the loop's own thread to ask
                 return await asyncio.to_thread(self._delivery, raw, claims, received_ms, is_full)
         except TimeoutError:
-            raise _Full from None
+            raise _NotLookedAt from None
         finally:
             self._unread_bytes -= len(raw)
 
@@ -355,7 +378,11 @@ class _TooLarge(Exception):
 
 
 class _Full(Exception):
-    """More than is borne is under way."""
+    """More than is borne is under way; the signature is good."""
+
+
+class _NotLookedAt(Exception):
+    """So much is under way that nobody knows who signed it."""
 
 
 class _Gone(Exception):

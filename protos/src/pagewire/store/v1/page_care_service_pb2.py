@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pagewire.type.v1 import page_pb2 as pagewire_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pagewire/store/v1/page_care_service.proto\x12\x11pagewire.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bpagewire/type/v1/page.proto\"T\n\x16\x43laimPageChecksRequest\x12\x11\n\tmax_pages\x18\x01 \x01(\x05\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x17\x43laimPageChecksResponse\x12%\n\x05pages\x18\x01 \x03(\x0b\x32\x16.pagewire.type.v1.Page\"\xb7\x01\n\x16RecordPageCheckRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.pagewire.type.v1.PageState\x12\x14\n\x0cstate_reason\x18\x03 \x01(\t\x12\x33\n\x0fnext_check_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rtoken_version\x18\x05 \x01(\x03\"\x19\n\x17RecordPageCheckResponse\",\n\x19GetPageCredentialsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\"t\n\x1aGetPageCredentialsResponse\x12$\n\x04page\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Page\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x15\n\rtoken_version\x18\x03 \x01(\x03\"X\n\x13ReplaceTokenRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x15\n\rtoken_version\x18\x03 \x01(\x03\"-\n\x14ReplaceTokenResponse\x12\x15\n\rtoken_version\x18\x01 \x01(\x03\x32\xc1\x03\n\x0fPageCareService\x12j\n\x0f\x43laimPageChecks\x12).pagewire.store.v1.ClaimPageChecksRequest\x1a*.pagewire.store.v1.ClaimPageChecksResponse\"\x00\x12j\n\x0fRecordPageCheck\x12).pagewire.store.v1.RecordPageCheckRequest\x1a*.pagewire.store.v1.RecordPageCheckResponse\"\x00\x12\x61\n\x0cReplaceToken\x12&.pagewire.store.v1.ReplaceTokenRequest\x1a\'.pagewire.store.v1.ReplaceTokenResponse\"\x00\x12s\n\x12GetPageCredentials\x12,.pagewire.store.v1.GetPageCredentialsRequest\x1a-.pagewire.store.v1.GetPageCredentialsResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)pagewire/store/v1/page_care_service.proto\x12\x11pagewire.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bpagewire/type/v1/page.proto\"T\n\x16\x43laimPageChecksRequest\x12\x11\n\tmax_pages\x18\x01 \x01(\x05\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x17\x43laimPageChecksResponse\x12%\n\x05pages\x18\x01 \x03(\x0b\x32\x16.pagewire.type.v1.Page\"\xee\x01\n\x16RecordPageCheckRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.pagewire.type.v1.PageState\x12\x14\n\x0cstate_reason\x18\x03 \x01(\t\x12\x33\n\x0fnext_check_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rtoken_version\x18\x05 \x01(\x03\x12\x35\n\x11token_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x19\n\x17RecordPageCheckResponse\",\n\x19GetPageCredentialsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\"\xaa\x01\n\x1aGetPageCredentialsResponse\x12$\n\x04page\x18\x01 \x01(\x0b\x32\x16.pagewire.type.v1.Page\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x15\n\rtoken_version\x18\x03 \x01(\x03\x12\x34\n\x10token_store_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x13ReplaceTokenRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x15\n\rtoken_version\x18\x03 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x14ReplaceTokenResponse\x12\x15\n\rtoken_version\x18\x01 \x01(\x03\x32\xc1\x03\n\x0fPageCareService\x12j\n\x0f\x43laimPageChecks\x12).pagewire.store.v1.ClaimPageChecksRequest\x1a*.pagewire.store.v1.ClaimPageChecksResponse\"\x00\x12j\n\x0fRecordPageCheck\x12).pagewire.store.v1.RecordPageCheckRequest\x1a*.pagewire.store.v1.RecordPageCheckResponse\"\x00\x12\x61\n\x0cReplaceToken\x12&.pagewire.store.v1.ReplaceTokenRequest\x1a\'.pagewire.store.v1.ReplaceTokenResponse\"\x00\x12s\n\x12GetPageCredentials\x12,.pagewire.store.v1.GetPageCredentialsRequest\x1a-.pagewire.store.v1.GetPageCredentialsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,17 +43,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIMPAGECHECKSRESPONSE']._serialized_start=244
   _globals['_CLAIMPAGECHECKSRESPONSE']._serialized_end=308
   _globals['_RECORDPAGECHECKREQUEST']._serialized_start=311
-  _globals['_RECORDPAGECHECKREQUEST']._serialized_end=494
-  _globals['_RECORDPAGECHECKRESPONSE']._serialized_start=496
-  _globals['_RECORDPAGECHECKRESPONSE']._serialized_end=521
-  _globals['_GETPAGECREDENTIALSREQUEST']._serialized_start=523
-  _globals['_GETPAGECREDENTIALSREQUEST']._serialized_end=567
-  _globals['_GETPAGECREDENTIALSRESPONSE']._serialized_start=569
-  _globals['_GETPAGECREDENTIALSRESPONSE']._serialized_end=685
-  _globals['_REPLACETOKENREQUEST']._serialized_start=687
-  _globals['_REPLACETOKENREQUEST']._serialized_end=775
-  _globals['_REPLACETOKENRESPONSE']._serialized_start=777
-  _globals['_REPLACETOKENRESPONSE']._serialized_end=822
-  _globals['_PAGECARESERVICE']._serialized_start=825
-  _globals['_PAGECARESERVICE']._serialized_end=1274
+  _globals['_RECORDPAGECHECKREQUEST']._serialized_end=549
+  _globals['_RECORDPAGECHECKRESPONSE']._serialized_start=551
+  _globals['_RECORDPAGECHECKRESPONSE']._serialized_end=576
+  _globals['_GETPAGECREDENTIALSREQUEST']._serialized_start=578
+  _globals['_GETPAGECREDENTIALSREQUEST']._serialized_end=622
+  _globals['_GETPAGECREDENTIALSRESPONSE']._serialized_start=625
+  _globals['_GETPAGECREDENTIALSRESPONSE']._serialized_end=795
+  _globals['_REPLACETOKENREQUEST']._serialized_start=798
+  _globals['_REPLACETOKENREQUEST']._serialized_end=935
+  _globals['_REPLACETOKENRESPONSE']._serialized_start=937
+  _globals['_REPLACETOKENRESPONSE']._serialized_end=982
+  _globals['_PAGECARESERVICE']._serialized_start=985
+  _globals['_PAGECARESERVICE']._serialized_end=1434
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,7 @@ class RecordPageCheckRequest(_message.Message):
     STATE_REASON_FIELD_NUMBER: _builtins.int
     NEXT_CHECK_TIME_FIELD_NUMBER: _builtins.int
     TOKEN_VERSION_FIELD_NUMBER: _builtins.int
+    TOKEN_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     page_id: _builtins.str
     """The page."""
     state: _page_pb2.PageState.ValueType
@@ -96,6 +97,10 @@ class RecordPageCheckRequest(_message.Message):
     def next_check_time(self) -> _timestamp_pb2.Timestamp:
         """When to check again."""
 
+    @_builtins.property
+    def token_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When that token ends, as far as the check has learnt; absent, what was known of it stays."""
+
     def __init__(
         self,
         *,
@@ -104,10 +109,11 @@ class RecordPageCheckRequest(_message.Message):
         state_reason: _builtins.str = ...,
         next_check_time: _timestamp_pb2.Timestamp | None = ...,
         token_version: _builtins.int = ...,
+        token_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_check_time", b"next_check_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_check_time", b"next_check_time", "token_expire_time", b"token_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_check_time", b"next_check_time", "page_id", b"page_id", "state", b"state", "state_reason", b"state_reason", "token_version", b"token_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_check_time", b"next_check_time", "page_id", b"page_id", "state", b"state", "state_reason", b"state_reason", "token_expire_time", b"token_expire_time", "token_version", b"token_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -161,6 +167,7 @@ class GetPageCredentialsResponse(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     TOKEN_VERSION_FIELD_NUMBER: _builtins.int
+    TOKEN_STORE_TIME_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """Its access token."""
     token_version: _builtins.int
@@ -169,16 +176,21 @@ class GetPageCredentialsResponse(_message.Message):
     def page(self) -> _page_pb2.Page:
         """The page."""
 
+    @_builtins.property
+    def token_store_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is stored: it is at least that old."""
+
     def __init__(
         self,
         *,
         page: _page_pb2.Page | None = ...,
         access_token: _builtins.str = ...,
         token_version: _builtins.int = ...,
+        token_store_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page", "token_store_time", b"token_store_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "page", b"page", "token_version", b"token_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "page", b"page", "token_store_time", b"token_store_time", "token_version", b"token_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,22 +205,28 @@ class ReplaceTokenRequest(_message.Message):
     PAGE_ID_FIELD_NUMBER: _builtins.int
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     TOKEN_VERSION_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     page_id: _builtins.str
     """The page."""
     access_token: _builtins.str
     """The token."""
     token_version: _builtins.int
     """The version of the token that it was made from."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends; absent where nobody says."""
+
     def __init__(
         self,
         *,
         page_id: _builtins.str = ...,
         access_token: _builtins.str = ...,
         token_version: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "page_id", b"page_id", "token_version", b"token_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expire_time", b"expire_time", "page_id", b"page_id", "token_version", b"token_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

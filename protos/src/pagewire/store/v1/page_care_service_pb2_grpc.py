@@ -69,14 +69,14 @@ class PageCareServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordPageCheck(self, request, context):
-        """Writes down what a check found. NOT_FOUND, PAGE_UNKNOWN.
+        """Writes down what a check found, or that Graph has refused the token meanwhile. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceToken(self, request, context):
-        """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: the page has been connected anew since.
+        """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: another token is stored since; INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

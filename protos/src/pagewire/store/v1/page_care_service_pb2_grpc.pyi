@@ -36,9 +36,9 @@ class PageCareServiceStub:
     ClaimPageChecks: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.ClaimPageChecksRequest, _page_care_service_pb2.ClaimPageChecksResponse]
     """Hands out pages whose check is due, each to one caller for the lease; waits for one. UNAVAILABLE: try again."""
     RecordPageCheck: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.RecordPageCheckRequest, _page_care_service_pb2.RecordPageCheckResponse]
-    """Writes down what a check found. NOT_FOUND, PAGE_UNKNOWN."""
+    """Writes down what a check found, or that Graph has refused the token meanwhile. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT."""
     ReplaceToken: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.ReplaceTokenRequest, _page_care_service_pb2.ReplaceTokenResponse]
-    """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: the page has been connected anew since."""
+    """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: another token is stored since; INVALID_ARGUMENT."""
     GetPageCredentials: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.GetPageCredentialsRequest, _page_care_service_pb2.GetPageCredentialsResponse]
     """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN."""
 
@@ -50,9 +50,9 @@ class PageCareServiceAsyncStub(PageCareServiceStub):
     ClaimPageChecks: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.ClaimPageChecksRequest, _page_care_service_pb2.ClaimPageChecksResponse]  # type: ignore[assignment]
     """Hands out pages whose check is due, each to one caller for the lease; waits for one. UNAVAILABLE: try again."""
     RecordPageCheck: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.RecordPageCheckRequest, _page_care_service_pb2.RecordPageCheckResponse]  # type: ignore[assignment]
-    """Writes down what a check found. NOT_FOUND, PAGE_UNKNOWN."""
+    """Writes down what a check found, or that Graph has refused the token meanwhile. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT."""
     ReplaceToken: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.ReplaceTokenRequest, _page_care_service_pb2.ReplaceTokenResponse]  # type: ignore[assignment]
-    """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: the page has been connected anew since."""
+    """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: another token is stored since; INVALID_ARGUMENT."""
     GetPageCredentials: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.GetPageCredentialsRequest, _page_care_service_pb2.GetPageCredentialsResponse]  # type: ignore[assignment]
     """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN."""
 
@@ -73,7 +73,7 @@ class PageCareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _page_care_service_pb2.RecordPageCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_page_care_service_pb2.RecordPageCheckResponse, _abc.Awaitable[_page_care_service_pb2.RecordPageCheckResponse]]:
-        """Writes down what a check found. NOT_FOUND, PAGE_UNKNOWN."""
+        """Writes down what a check found, or that Graph has refused the token meanwhile. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def ReplaceToken(
@@ -81,7 +81,7 @@ class PageCareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _page_care_service_pb2.ReplaceTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_page_care_service_pb2.ReplaceTokenResponse, _abc.Awaitable[_page_care_service_pb2.ReplaceTokenResponse]]:
-        """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: the page has been connected anew since."""
+        """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: another token is stored since; INVALID_ARGUMENT."""
 
     @_abc_1.abstractmethod
     def GetPageCredentials(

@@ -67,7 +67,7 @@ class StartRunRequest(_message.Message):
     mode: _sync_run_pb2.SyncMode.ValueType
     """How much."""
     repair: _builtins.bool
-    """Whether to look for what webhooks missed; needs conversations, and is incremental."""
+    """Whether to look for what webhooks missed; needs conversations, and is incremental. It looks back to the page's known gap, else for a day, or to the watermark where that is older."""
     def __init__(
         self,
         *,
@@ -492,7 +492,7 @@ class RunProgress(_message.Message):
     epoch: _builtins.int
     """As claimed."""
     checkpoint: _builtins.bytes
-    """To be handed to who takes the run over; of an ended run it is dropped."""
+    """To be handed to who takes the run over; empty leaves the one before, of an ended run it is dropped."""
     release: _builtins.bool
     """Gives the run back at once: its worker is told to stop, and who comes next goes on from the checkpoint."""
     @_builtins.property
@@ -501,7 +501,7 @@ class RunProgress(_message.Message):
 
     @_builtins.property
     def synced_time(self) -> _timestamp_pb2.Timestamp:
-        """A run that succeeded, or partially: up to when the page's history of this kind is mirrored now. Never moves back."""
+        """A run that succeeded, or partially: up to when the page's history of this kind is mirrored now. Never moves back. A repair does not set one where the page has none."""
 
     @_builtins.property
     def page_sizes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:

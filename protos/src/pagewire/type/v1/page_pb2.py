@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpagewire/type/v1/page.proto\x12\x10pagewire.type.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x02\n\x04Page\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12,\n\x08platform\x18\x02 \x01(\x0e\x32\x1a.pagewire.type.v1.Platform\x12&\n\x05login\x18\x03 \x01(\x0e\x32\x17.pagewire.type.v1.Login\x12\x18\n\x10\x66\x61\x63\x65\x62ook_page_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.pagewire.type.v1.PageState\x12\x14\n\x0cstate_reason\x18\x07 \x01(\t\x12\x30\n\x0c\x63onnect_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_synced_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*T\n\x08Platform\x12\x18\n\x14PLATFORM_UNSPECIFIED\x10\x00\x12\x16\n\x12PLATFORM_MESSENGER\x10\x01\x12\x16\n\x12PLATFORM_INSTAGRAM\x10\x02*G\n\x05Login\x12\x15\n\x11LOGIN_UNSPECIFIED\x10\x00\x12\x12\n\x0eLOGIN_FACEBOOK\x10\x01\x12\x13\n\x0fLOGIN_INSTAGRAM\x10\x02*\x89\x01\n\tPageState\x12\x1a\n\x16PAGE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12PAGE_STATE_HEALTHY\x10\x01\x12\x17\n\x13PAGE_STATE_EXPIRING\x10\x02\x12\x17\n\x13PAGE_STATE_DEGRADED\x10\x03\x12\x16\n\x12PAGE_STATE_BLOCKED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpagewire/type/v1/page.proto\x12\x10pagewire.type.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x02\n\x04Page\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12,\n\x08platform\x18\x02 \x01(\x0e\x32\x1a.pagewire.type.v1.Platform\x12&\n\x05login\x18\x03 \x01(\x0e\x32\x17.pagewire.type.v1.Login\x12\x18\n\x10\x66\x61\x63\x65\x62ook_page_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.pagewire.type.v1.PageState\x12\x14\n\x0cstate_reason\x18\x07 \x01(\t\x12\x30\n\x0c\x63onnect_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_synced_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11token_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp*T\n\x08Platform\x12\x18\n\x14PLATFORM_UNSPECIFIED\x10\x00\x12\x16\n\x12PLATFORM_MESSENGER\x10\x01\x12\x16\n\x12PLATFORM_INSTAGRAM\x10\x02*G\n\x05Login\x12\x15\n\x11LOGIN_UNSPECIFIED\x10\x00\x12\x12\n\x0eLOGIN_FACEBOOK\x10\x01\x12\x13\n\x0fLOGIN_INSTAGRAM\x10\x02*\x89\x01\n\tPageState\x12\x1a\n\x16PAGE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12PAGE_STATE_HEALTHY\x10\x01\x12\x17\n\x13PAGE_STATE_EXPIRING\x10\x02\x12\x17\n\x13PAGE_STATE_DEGRADED\x10\x03\x12\x16\n\x12PAGE_STATE_BLOCKED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.type.v1.page_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLATFORM']._serialized_start=404
-  _globals['_PLATFORM']._serialized_end=488
-  _globals['_LOGIN']._serialized_start=490
-  _globals['_LOGIN']._serialized_end=561
-  _globals['_PAGESTATE']._serialized_start=564
-  _globals['_PAGESTATE']._serialized_end=701
+  _globals['_PLATFORM']._serialized_start=459
+  _globals['_PLATFORM']._serialized_end=543
+  _globals['_LOGIN']._serialized_start=545
+  _globals['_LOGIN']._serialized_end=616
+  _globals['_PAGESTATE']._serialized_start=619
+  _globals['_PAGESTATE']._serialized_end=756
   _globals['_PAGE']._serialized_start=83
-  _globals['_PAGE']._serialized_end=402
+  _globals['_PAGE']._serialized_end=457
 # @@protoc_insertion_point(module_scope)

@@ -113,6 +113,7 @@ class Page(_message.Message):
     STATE_REASON_FIELD_NUMBER: _builtins.int
     CONNECT_TIME_FIELD_NUMBER: _builtins.int
     LAST_SYNCED_TIME_FIELD_NUMBER: _builtins.int
+    TOKEN_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     page_id: _builtins.str
     """Meta's id: entry.id of its webhooks; unique over both platforms."""
     platform: Global___Platform.ValueType
@@ -135,6 +136,10 @@ class Page(_message.Message):
     def last_synced_time(self) -> _timestamp_pb2.Timestamp:
         """Up to when its history is mirrored; absent before the first sync."""
 
+    @_builtins.property
+    def token_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When its token ends, or Meta's leave to use it; absent where it does not end or nobody has said."""
+
     def __init__(
         self,
         *,
@@ -147,10 +152,11 @@ class Page(_message.Message):
         state_reason: _builtins.str = ...,
         connect_time: _timestamp_pb2.Timestamp | None = ...,
         last_synced_time: _timestamp_pb2.Timestamp | None = ...,
+        token_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connect_time", b"connect_time", "last_synced_time", b"last_synced_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connect_time", b"connect_time", "last_synced_time", b"last_synced_time", "token_expire_time", b"token_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connect_time", b"connect_time", "facebook_page_id", b"facebook_page_id", "last_synced_time", b"last_synced_time", "login", b"login", "name", b"name", "page_id", b"page_id", "platform", b"platform", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connect_time", b"connect_time", "facebook_page_id", b"facebook_page_id", "last_synced_time", b"last_synced_time", "login", b"login", "name", b"name", "page_id", b"page_id", "platform", b"platform", "state", b"state", "state_reason", b"state_reason", "token_expire_time", b"token_expire_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from pagewire.store.v1.conversation_service_pb2_grpc import ConversationServiceS
 from pagewire.store.v1.operation_service_pb2_grpc import OperationServiceStub
 from pagewire.store.v1.page_service_pb2_grpc import PageServiceStub
 from pagewire.sync.v1.delivery_service_pb2_grpc import DeliveryServiceStub
+from pagewire.sync.v1.history_service_pb2_grpc import HistoryServiceStub
 from pagewire_runtime import metrics
 from pagewire_webhook.operator import openapi, unbuilt
 from pagewire_webhook.operator.auth import KeyGuard
@@ -29,6 +31,7 @@ from pagewire_webhook.operator.pages import Pages
 from pagewire_webhook.operator.ready import Ready
 from pagewire_webhook.operator.replies import Replies
 from pagewire_webhook.operator.rules import Rules
+from pagewire_webhook.operator.sync_runs import SyncRuns
 
 REPEATABLE = (
     "/grpc.health.v1.Health/Check",
@@ -55,9 +58,14 @@ class Upstreams:
     sync: grpc.aio.Channel
 
 
-def operator_app(upstreams: Upstreams, api_keys: Sequence[str]) -> ASGIApp:
-    """The API over these services, for whoever shows one of the keys."""
-    operations = operations_of(upstreams)
+def operator_app(
+    upstreams: Upstreams, api_keys: Sequence[str], *, stopping: asyncio.Event | None = None
+) -> ASGIApp:
+    """The API over these services, for whoever shows one of the keys.
+
+    When `stopping` is set, answers that have no end of their own end.
+    """
+    operations = operations_of(upstreams, stopping)
     app = Starlette(
         routes=routes(operations),
         exception_handlers={HTTPException: refused_by_http},
@@ -67,8 +75,9 @@ def operator_app(upstreams: Upstreams, api_keys: Sequence[str]) -> ASGIApp:
     return KeyGuard(app, api_keys, open_paths)
 
 
-def operations_of(upstreams: Upstreams) -> list[Operation]:
+def operations_of(upstreams: Upstreams, stopping: asyncio.Event | None = None) -> list[Operation]:
     """Every operation; where two paths match, the first counts."""
+    pages = PageServiceStub(upstreams.store)
     store = OperationServiceStub(upstreams.store)
     health = {
         "store": HealthStub(upstreams.store),
@@ -77,7 +86,10 @@ def operations_of(upstreams: Upstreams) -> list[Operation]:
     }
     operations = [
         *unbuilt.operations(),
-        *Pages(PageServiceStub(upstreams.store)).operations(),
+        *Pages(pages).operations(),
+        *SyncRuns(
+            HistoryServiceStub(upstreams.sync), pages, stopping or asyncio.Event()
+        ).operations(),
         *Rules(RuleServiceStub(upstreams.rules)).operations(),
         *Decisions(store).operations(),
         *Conversations(ConversationServiceStub(upstreams.store)).operations(),

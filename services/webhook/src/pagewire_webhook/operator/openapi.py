@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from pagewire_webhook.operator import streaming
 from pagewire_webhook.operator.auth import ACTOR_HEADER
 from pagewire_webhook.operator.errors import Error
 from pagewire_webhook.operator.operation import Operation
+from pagewire_webhook.operator.streaming import Stream
 from pagewire_webhook.operator.values import Id
 
 VERSION = "0.1.0"
@@ -57,7 +59,12 @@ def _types(operations: Iterable[Operation]) -> Iterator[Any]:
     yield from (Error, Id)
     for operation in operations:
         yield from (wanted for wanted in (operation.body, operation.query) if wanted)
-        yield from (answer for answer in operation.answers.values() if answer)
+        yield from (_type(answer) for answer in operation.answers.values() if answer)
+
+
+def _type(answer: Any) -> Any:
+    """What is shown: of a stream, in each of its events."""
+    return answer.of if isinstance(answer, Stream) else answer
 
 
 def _operation(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
@@ -101,7 +108,9 @@ def _responses(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
     responses = {
         str(status): {
             "description": "Not in this release." if status == 501 else operation.summary,
-            "content": _content(schemas.get(answer)),
+            "content": _stream_content(schemas[answer.of])
+            if isinstance(answer, Stream)
+            else _content(schemas.get(answer)),
         }
         for status, answer in operation.answers.items()
     }
@@ -115,6 +124,12 @@ def _responses(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
         "content": _content(schemas[Error]),
     }
     return responses
+
+
+def _stream_content(schema: Any) -> dict[str, Any]:
+    """OpenAPI has no word for events before 3.2: their shape stands where JSON Schema has it."""
+    each = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    return {streaming.MEDIA_TYPE: {"schema": each}}
 
 
 def _content(schema: Any) -> dict[str, Any]:

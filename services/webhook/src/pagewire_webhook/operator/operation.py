@@ -37,9 +37,10 @@ class Operation:
     """What `method` of `path` does.
 
     `act` takes the path's ids by their names, and `body` and `query` where it has such
-    parameters, read as the types that they are annotated with. It gives a value to be shown as
-    JSON with the first status of `answers`, an Answer, or a Response. `answers` holds the type of
-    each status; with None it is text.
+    parameters, read as the types that they are annotated with; and `request`, where it waits for
+    so long that the client may hang up. It gives a value to be shown as JSON with the first status
+    of `answers`, an Answer, or a Response. `answers` holds the type of each status; with None it
+    is text, with a Stream server-sent events.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -59,6 +60,10 @@ class Operation:
         """What it reads of a query."""
         return get_type_hints(self.act).get("query")
 
+    @cached_property
+    def _needs_request(self) -> bool:
+        return "request" in get_type_hints(self.act)
+
     async def run(self, request: Request) -> Response:
         """The answer to a request; only HTTPException leaves it."""
         try:
@@ -67,6 +72,8 @@ class Operation:
                 arguments["query"] = read_query(request, self.query)
             if self.body is not None:
                 arguments["body"] = await read_body(request, self.body)
+            if self._needs_request:
+                arguments["request"] = request
             return self._response(await self.act(**arguments))
         except Refusal as refusal:
             return refused(refusal)

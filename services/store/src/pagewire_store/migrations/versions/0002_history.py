@@ -42,6 +42,8 @@ create table sync_run (
 comment on column sync_run.gap_from is 'a repair: since when webhooks may be missing';
 comment on column sync_run.checkpoint is 'sync''s own format, to be handed to who takes the run over; dropped at the end';
 create index sync_run_open on sync_run (page_id, kind, created_at) where state in ('queued', 'running');
+create unique index sync_run_one_running on sync_run (page_id, kind) where state = 'running';
+create index sync_run_ended on sync_run (finished_at) where finished_at is not null;
 create index sync_run_of_page on sync_run (page_id, created_at desc, run_id desc);
 create index sync_run_by_time on sync_run (created_at desc, run_id desc);
 
@@ -72,24 +74,33 @@ create table unreadable_thread (
 
 create table reception (
     edge text collate "C" primary key,
-    seen_at timestamptz not null
+    seen_at timestamptz not null,
+    bad_since timestamptz
 );
 comment on table reception is 'edges, and when each was last heard of: a time without any is a gap';
+comment on column reception.bad_since is 'no signature was good since then, and some were bad';
 
 insert into mirror (page_id, kind, synced_at)
     select page_id, 'conversations', last_synced_at from page where last_synced_at is not null;
 alter table page drop column last_synced_at;
 alter table page add column token_expires_at timestamptz;
+alter table page add column token_since timestamptz;
+comment on column page.token_since is 'it is at least that old';
+update page set token_since = connected_at where connected;
 alter table message alter column direction drop not null;
 comment on column message.direction is 'null where Graph tells id and time alone';
 alter table conversation add column name_asked_at timestamptz;
+create index conversation_nameless on conversation (name_asked_at nulls first, last_inbound_at)
+    where participant_name is null and last_inbound_at is not null;
 """
 
 DOWN = """
+drop index conversation_nameless;
 alter table conversation drop column name_asked_at;
 update message set direction = 'inbound' where direction is null;
 alter table message alter column direction set not null;
 alter table page drop column token_expires_at;
+alter table page drop column token_since;
 alter table page add column last_synced_at timestamptz;
 update page set last_synced_at = mirror.synced_at
     from mirror where mirror.page_id = page.page_id and mirror.kind = 'conversations';

@@ -1,0 +1,338 @@
+"""What Graph shows of a page, read into columns: bad rows named, and no row twice.
+
+A field is read once for all rows, and checked for all of them at once: only where something is
+wrong is it looked at row by row. Times are microseconds of Unix time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from pagewire.store.v1.mirror_service_pb2 import (
+    ROW_KIND_COMMENT,
+    ROW_KIND_CONVERSATION,
+    ROW_KIND_LABEL,
+    ROW_KIND_MESSAGE,
+    MirroredComment,
+    MirroredConversation,
+    MirroredLabel,
+    MirroredMessage,
+    RefusedRow,
+    RowKind,
+)
+from pagewire.type.v1.conversation_pb2 import DIRECTION_INBOUND, DIRECTION_OUTBOUND
+from pagewire.type.v1.event_pb2 import (
+    TRIGGER_POSTBACK,
+    TRIGGER_STORY_MENTION,
+    TRIGGER_STORY_REPLY,
+)
+from pagewire_store.projections import KINDS, SNIPPET_LENGTH, packed, timestamp_micros
+
+EARLIEST = 1_072_915_200_000_000
+"""2004-01-01: there was no Facebook before."""
+TEXT_MOST = 65_536
+"""Characters of a text: three times what Graph takes."""
+NAME_MOST = 500
+"""Characters of a label's name, which is a key."""
+SHOWN_ID = 200
+"""Characters of a refused row's id."""
+
+DIRECTIONS = (None, "inbound", "outbound")
+"""Who wrote a message; columns hold the place of one, as they do of its kind in KINDS."""
+
+_KIND_OF: Mapping[int, int] = {
+    TRIGGER_STORY_REPLY: KINDS.index("story_reply"),
+    TRIGGER_STORY_MENTION: KINDS.index("story_mention"),
+    TRIGGER_POSTBACK: KINDS.index("postback"),
+}
+_ID = re.compile(r"[A-Za-z0-9_.:=+/$-]{1,512}")
+_ID_MOST = 512
+_ID_CHARACTERS = bytes(c for c in range(128) if _ID.fullmatch(chr(c)))
+
+Failures: TypeAlias = tuple[str, Iterable[int]]
+"""Why some rows cannot be stored, and which."""
+
+
+class Batch(NamedTuple):
+    """Rows of one kind by column; the first column is their id, and each id is there once."""
+
+    positions: Sequence[int]
+    """Of each row in the request's list."""
+    columns: Sequence[Sequence[Any]]
+
+    def __bool__(self) -> bool:
+        return bool(self.positions)
+
+    def positions_of(self, ids: Sequence[str]) -> Sequence[int]:
+        """Of the rows with these ids, in ascending order; others are passed."""
+        if len(ids) == len(self.positions):
+            return self.positions
+        places = dict(zip(self.columns[0], self.positions, strict=True))
+        return sorted(places[one] for one in ids if one in places)
+
+    def singly(self) -> Iterator[Batch]:
+        """The rows, each by itself."""
+        for at, position in enumerate(self.positions):
+            yield Batch([position], [[column[at]] for column in self.columns])
+
+
+class Sifted(NamedTuple):
+    """What can be stored, and what cannot."""
+
+    batch: Batch
+    refused: Sequence[RefusedRow]
+
+
+class Thread(NamedTuple):
+    """What is known of a conversation: of what Graph shows, and of messages in it."""
+
+    participant_id: str
+    participant_name: str
+    thread_id: str
+    shown_at: int | None
+    """Graph's updated_time, where Graph showed it."""
+    snippet: str
+    unread_count: int
+    updated_at: int
+    last_inbound_at: int | None
+    last_outbound_at: int | None
+
+
+def conversations(shown: Sequence[MirroredConversation], first: int, latest: int) -> Sifted:
+    """The columns are those of a Thread. `first` is the position of the first one, `latest` the
+    latest time that a row may have."""
+    ids = [one.participant_id for one in shown]
+    names = [one.participant_name for one in shown]
+    threads = [one.thread_id for one in shown]
+    times = [timestamp_micros(one.update_time) for one in shown]
+    snippets = [one.snippet for one in shown]
+    unread = [max(0, one.unread_count) for one in shown]
+    unknown = [None] * len(ids)
+    failures = [
+        ("id_malformed", _malformed(ids)),
+        ("id_malformed", _malformed_if_any(threads)),
+        *_untimely(times, latest, lambda at: shown[at].HasField("update_time")),
+        ("text_malformed", _malformed_texts(names)),
+        ("text_malformed", _malformed_texts(snippets)),
+    ]
+    snippets = [snippet[:SNIPPET_LENGTH] for snippet in snippets]
+    columns = (ids, names, threads, times, snippets, unread, times, unknown, unknown)
+    return _sifted(ROW_KIND_CONVERSATION, first, columns, failures, _thread_of_both)
+
+
+def messages(
+    shown: Sequence[MirroredMessage], first: int, latest: int, known: Container[str]
+) -> Sifted:
+    """The columns: mid, participant_id, direction, kind, text, attachments, created_at,
+    is_unsupported. `known` are the people whose conversations are stored."""
+    ids = [one.mid for one in shown]
+    people = [one.participant_id for one in shown]
+    directions = [one.direction for one in shown]
+    triggers = [one.trigger for one in shown]
+    texts = [one.text for one in shown]
+    attached = [packed(one.attachments) if one.attachments else None for one in shown]
+    times = [
+        time.seconds * 1_000_000 + time.nanos // 1_000
+        for time in [one.create_time for one in shown]
+    ]
+    unsupported = [one.is_unsupported for one in shown]
+    failures = [
+        ("id_malformed", _malformed(ids)),
+        ("participant_unknown", _all_but(set(people), people, known)),
+        ("direction_unknown", _all_but(set(directions), directions, range(len(DIRECTIONS)))),
+        *_untimely(times, latest, lambda at: shown[at].HasField("create_time")),
+        ("text_malformed", _malformed_texts(texts)),
+    ]
+    kinds = [_KIND_OF.get(trigger, 0) for trigger in triggers]
+    columns = (ids, people, directions, kinds, texts, attached, times, unsupported)
+    return _sifted(ROW_KIND_MESSAGE, first, columns, failures, _first_that_says)
+
+
+def comments(shown: Sequence[MirroredComment], first: int, latest: int) -> Sifted:
+    """The columns: comment_id, post_id, parent_id, from_id, from_name, text, attachments,
+    created_at, is_hidden, is_own."""
+    ids = [one.comment_id for one in shown]
+    posts = [one.post_id for one in shown]
+    parents = [one.parent_id for one in shown]
+    authors = [one.from_id for one in shown]
+    names = [one.from_name for one in shown]
+    texts = [one.text for one in shown]
+    attached = [packed(one.attachments) if one.attachments else None for one in shown]
+    times = [timestamp_micros(one.create_time) for one in shown]
+    hidden = [one.is_hidden for one in shown]
+    own = [one.is_own for one in shown]
+    failures = [
+        ("id_malformed", _malformed(ids)),
+        *(("id_malformed", _malformed_if_any(others)) for others in (posts, parents, authors)),
+        *_untimely(times, latest, lambda at: shown[at].HasField("create_time")),
+        ("text_malformed", _malformed_texts(names)),
+        ("text_malformed", _malformed_texts(texts)),
+    ]
+    columns = (ids, posts, parents, authors, names, texts, attached, times, hidden, own)
+    return _sifted(ROW_KIND_COMMENT, first, columns, failures, _first_that_says)
+
+
+def labels(shown: Sequence[MirroredLabel], first: int) -> Sifted:
+    """The columns: name, label_id. A label is known by its name."""
+    names = [one.name for one in shown]
+    ids = [one.label_id for one in shown]
+    failures = [
+        ("name_missing", [at for at, name in enumerate(names) if not name]),
+        ("text_malformed", [at for at, name in enumerate(names) if len(name) > NAME_MOST]),
+        ("text_malformed", _malformed_texts(names)),
+        ("id_malformed", _malformed_if_any(ids)),
+    ]
+    return _sifted(ROW_KIND_LABEL, first, [names, ids], failures, _first_that_says)
+
+
+def threads(batch: Batch | None, spoken: Batch | None) -> list[Thread]:
+    """The conversations, and those of the messages, each once: moved up by its messages."""
+    known: dict[str, Thread] = {}
+    if batch:
+        known = {row[0]: Thread(*row) for row in zip(*batch.columns, strict=True)}
+    if spoken:
+        for (participant_id, direction), at in _last_words(spoken).items():
+            inbound = at if direction == DIRECTION_INBOUND else None
+            outbound = at if direction == DIRECTION_OUTBOUND else None
+            said = Thread(participant_id, "", "", None, "", 0, at, inbound, outbound)
+            before = known.get(participant_id)
+            known[participant_id] = said if before is None else _thread_of_both(before, said)
+    return list(known.values())
+
+
+def answers(batch: Batch) -> dict[str, int]:
+    """When comments were answered by the page, first, as its own comments among these say."""
+    first: dict[str, int] = {}
+    _, _, parents, _, _, _, _, times, _, own = batch.columns
+    for parent_id, at, is_own in zip(parents, times, own, strict=True):
+        if is_own and parent_id:
+            first[parent_id] = min(at, first.get(parent_id, at))
+    return first
+
+
+def _last_words(spoken: Batch) -> dict[tuple[str, int], int]:
+    """When each party last wrote in each conversation."""
+    _, people, directions, _, _, _, times, _ = spoken.columns
+    last: dict[tuple[str, int], int] = {}
+    for party, at in zip(zip(people, directions, strict=True), times, strict=True):
+        if at > last.get(party, 0):
+            last[party] = at
+    return last
+
+
+def _sifted(
+    kind: RowKind.ValueType,
+    first: int,
+    columns: Sequence[Sequence[Any]],
+    failures: Iterable[Failures],
+    both: Callable[[Any, Any], Sequence[Any]],
+) -> Sifted:
+    """The good rows; `both` says what two rows of one id say together, the first one first."""
+    ids = columns[0]
+    bad: dict[int, str] = {}
+    for reason, rows in failures:
+        for at in rows:
+            bad.setdefault(at, reason)
+    positions: Sequence[int] = range(first, first + len(ids))
+    if bad:
+        good = [at for at in range(len(ids)) if at not in bad]
+        positions = [first + at for at in good]
+        columns = [[column[at] for at in good] for column in columns]
+    turned_away = [_refused(kind, first + at, ids[at], bad[at]) for at in sorted(bad)]
+    return Sifted(_once(Batch(positions, columns), both), turned_away)
+
+
+def refused(kind: RowKind.ValueType, row: Batch, reason: str) -> RefusedRow:
+    """A row, alone in its batch, that PostgreSQL does not take."""
+    return _refused(kind, row.positions[0], row.columns[0][0], reason)
+
+
+def _refused(kind: RowKind.ValueType, position: int, id_: str, reason: str) -> RefusedRow:
+    return RefusedRow(kind=kind, position=position, id=id_[:SHOWN_ID], reason=reason)
+
+
+def _once(batch: Batch, both: Callable[[Any, Any], Sequence[Any]]) -> Batch:
+    ids = batch.columns[0]
+    if len(set(ids)) == len(ids):
+        return batch
+    rows: dict[str, Sequence[Any]] = {}
+    positions: dict[str, int] = {}
+    for position, row in zip(batch.positions, zip(*batch.columns, strict=True), strict=True):
+        rows[row[0]] = both(rows[row[0]], row) if row[0] in rows else row
+        positions.setdefault(row[0], position)
+    return Batch(list(positions.values()), list(zip(*rows.values(), strict=True)))
+
+
+def _first_that_says(one: Sequence[Any], other: Sequence[Any]) -> Sequence[Any]:
+    """Of each field what says something."""
+    return [mine or theirs for mine, theirs in zip(one, other, strict=True)]
+
+
+def _thread_of_both(one: Sequence[Any], other: Sequence[Any]) -> Thread:
+    """What Graph showed last, and the latest times of both."""
+    old, new = Thread(*one), Thread(*other)
+    if new.shown_at is None or (old.shown_at is not None and old.shown_at >= new.shown_at):
+        old, new = new, old
+    return Thread(
+        new.participant_id,
+        new.participant_name or old.participant_name,
+        new.thread_id or old.thread_id,
+        new.shown_at,
+        new.snippet,
+        new.unread_count,
+        max(old.updated_at, new.updated_at),
+        _latest(old.last_inbound_at, new.last_inbound_at),
+        _latest(old.last_outbound_at, new.last_outbound_at),
+    )
+
+
+def _latest(one: int | None, other: int | None) -> int | None:
+    return max((at for at in (one, other) if at is not None), default=None)
+
+
+def _malformed(ids: Sequence[str]) -> Iterable[int]:
+    if not ids or (
+        min(map(len, ids)) > 0 and max(map(len, ids)) <= _ID_MOST and _is_of_id("".join(ids))
+    ):
+        return ()
+    return [at for at, one in enumerate(ids) if not _ID.fullmatch(one)]
+
+
+def _malformed_if_any(ids: Sequence[str]) -> Iterable[int]:
+    """The same of ids that may be empty."""
+    if not any(ids) or (max(map(len, ids)) <= _ID_MOST and _is_of_id("".join(ids))):
+        return ()
+    return [at for at, one in enumerate(ids) if one and not _ID.fullmatch(one)]
+
+
+def _is_of_id(text: str) -> bool:
+    return text.isascii() and not text.encode().translate(None, _ID_CHARACTERS)
+
+
+def _malformed_texts(texts: Sequence[str]) -> Iterable[int]:
+    if not any(texts) or (max(map(len, texts)) <= TEXT_MOST and "\0" not in "".join(texts)):
+        return ()
+    return [at for at, text in enumerate(texts) if len(text) > TEXT_MOST or "\0" in text]
+
+
+def _untimely(
+    times: Sequence[int], latest: int, is_given: Callable[[int], bool]
+) -> Iterable[Failures]:
+    if not times or (min(times) >= EARLIEST and max(times) <= latest):
+        return
+    out = [at for at, time in enumerate(times) if not EARLIEST <= time <= latest]
+    yield "time_missing", [at for at in out if not is_given(at)]
+    yield "time_out_of_range", out
+
+
+def is_id(text: str) -> bool:
+    """Whether Meta could name something so."""
+    return _ID.fullmatch(text) is not None
+
+
+def _all_but(all_: set[Any], values: Sequence[Any], known: Container[Any]) -> Iterable[int]:
+    """Where the values are that are not known."""
+    unknown = {value for value in all_ if value not in known}
+    return [at for at, value in enumerate(values) if value in unknown] if unknown else ()

@@ -1,0 +1,271 @@
+"""Comments: below posts and ad posts of a Page, and below Instagram media, with their replies.
+
+Meta's pages on comments know no account-wide list, and none by time on Instagram: a run walks the
+posts, newest first, with comments nested. A full run walks all of them. An incremental one looks at
+the newest 100 of each kind, and at those among them that were written to since (Facebook tells when
+that was, Instagram does not); what is written below older ones webhooks bring, and the next full
+run.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from pagewire.type.v1.page_pb2 import Platform
+from pagewire_runtime import faults
+from pagewire_runtime.logs import get_logger
+from pagewire_sync.asking import Asking, RunFailed, is_cursor, is_too_much
+from pagewire_sync.budget import Product
+from pagewire_sync.progress import Progress
+from pagewire_sync.results import Done, Failed, Outcome
+from pagewire_sync.shown import (
+    Edge,
+    Post,
+    Refused,
+    Unshown,
+    add_comments,
+    edge_of,
+    optional_id,
+    post_of,
+)
+from pagewire_sync.tails import Store, Tail, Tails
+from pagewire_sync.trail import Trail, TrailLost
+from pagewire_sync.upserting import Rows, Upserting
+
+log = get_logger(__name__)
+
+NEWEST = 100
+"""Posts of each kind that an incremental run looks at."""
+POSTS, NESTED, REPLIES = 25, 100, 10
+"""Facebook's posts a call with comments each; replies stand among them."""
+MEDIA, NESTED_ON_INSTAGRAM = 5, 50
+"""Instagram's, where Meta gives no more comments at once, and replies are nested once more."""
+
+_FACEBOOK = "id,message,from{id,name},created_time,parent{id},attachment,is_hidden"
+_INSTAGRAM = "id,text,timestamp,from,username,hidden,parent_id"
+_REPLIES = f"replies.limit({REPLIES}){{{_INSTAGRAM}}}"
+_STREAM = "filter(stream).order(reverse_chronological)"
+
+
+class Checkpoint(msgspec.Struct):
+    """How far a run is, for who takes it over."""
+
+    edge: int = 0
+    cursor: str = ""
+    posts: int = 0
+    """How many a page holds, which the cursor was made with; 0 before the first."""
+    looked_at: int = 0
+    """Posts of the edge that are behind it."""
+    tails: list[Tail] = []
+
+
+def read_checkpoint(content: bytes) -> Checkpoint:
+    """What a worker before wrote down, or the beginning."""
+    try:
+        return msgspec.json.decode(content, type=Checkpoint) if content else Checkpoint()
+    except msgspec.MsgspecError:
+        return Checkpoint()
+
+
+@dataclass
+class Comments:
+    """The comments of one page, in one run."""
+
+    asking: Asking
+    store: Upserting
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        credentials = self.asking.credentials
+        self.on_instagram = credentials.platform == Platform.PLATFORM_INSTAGRAM
+        # Media belong to the account itself, also where its conversations go by its Page.
+        self._node = credentials.page_id if self.on_instagram else credentials.node_id
+        self._posts_most = MEDIA if self.on_instagram else POSTS
+        self.nested_most = NESTED_ON_INSTAGRAM if self.on_instagram else NESTED
+        self._edges = ("media",) if self.on_instagram else ("feed", "ads_posts")
+        self._own = frozenset({credentials.page_id, credentials.node_id})
+        self._refused = Refused()
+        self._at = read_checkpoint(self.progress.checkpoint)
+        self._tails = Tails(self.asking, self.progress, OlderComments(self), self._save)
+
+    async def run(self) -> None:
+        """Read them all, or what is new. Raises RunFailed."""
+        async with asyncio.TaskGroup() as self._tasks:
+            for tail in self._at.tails:
+                self._tails.begin(tail, self._tasks)
+            while self._at.edge < len(self._edges):
+                await self._walk(self._edges[self._at.edge])
+                self._at = Checkpoint(self._at.edge + 1)
+                self._save()
+        if self._refused:
+            log.warning("Graph showed what is no post or comment", **self._refused)
+
+    async def _walk(self, edge: str) -> None:
+        trail = Trail(["", *filter(None, [self._at.cursor])])
+        size = self._at.posts or self.progress.sizes.of(edge, self._posts_most)
+        ahead: asyncio.Task[Outcome] | None = None
+        try:
+            while True:
+                outcome = await (ahead or self._page(edge, trail.here, size))
+                ahead = None
+                if isinstance(outcome, Failed):
+                    size = self._otherwise(edge, trail, size, outcome)
+                    continue
+                posts = self._posts(outcome)
+                self.progress.sizes.well(edge, self._posts_most)
+                ends = self._ends(posts)
+                if not ends:
+                    trail.goes_on(posts.after, list(map(_id, posts.items)))
+                    ahead = asyncio.create_task(self._page(edge, trail.here, size))
+                await faults.reach("sync.page.after_read", self.progress.page_id)
+                await self._take(outcome, posts)
+                if ends:
+                    return
+                self._at.cursor, self._at.posts = trail.here, size
+                self._save()
+                await self._tails.room()
+        except (TrailLost, Unshown) as lost:
+            raise RunFailed(lost.reason) from None
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+    async def _page(self, edge: str, cursor: str, size: int) -> Outcome:
+        params = {"fields": self._fields(edge), "limit": str(size)}
+        return await self.asking.patiently(
+            self._node,
+            edge,
+            params | ({"after": cursor} if cursor else {}),
+            operation="posts",
+            product=Product.PAGE,
+            heavy=True,
+        )
+
+    def _fields(self, edge: str) -> str:
+        nested = self.progress.sizes.of("comments_nested", self.nested_most)
+        if self.on_instagram:
+            return f"id,comments.limit({nested}){{{_INSTAGRAM},{_REPLIES}}}"
+        return f"id,updated_time,comments.{_STREAM}.limit({nested}){{{_FACEBOOK}}}"
+
+    def _otherwise(self, edge: str, trail: Trail, size: int, failed: Failed) -> int:
+        """Ask otherwise from now on; how many posts at once. Raises RunFailed, TrailLost."""
+        if is_too_much(failed):
+            trail.restart()
+            if size > 1:
+                return self.progress.sizes.shrink(edge, size)
+            nested = self.progress.sizes.of("comments_nested", self.nested_most)
+            if nested > 1:
+                self.progress.sizes.shrink("comments_nested", nested)
+                return size
+        elif trail.here and is_cursor(failed):
+            trail.refused()
+            return size
+        raise RunFailed(failed.reason)
+
+    def _posts(self, outcome: Done) -> Edge:
+        edge = edge_of(outcome.body)
+        self._at.looked_at += len(edge.items)
+        return edge
+
+    def _ends(self, posts: Edge) -> bool:
+        return not posts.after or (self.progress.bound > 0 and self._at.looked_at >= NEWEST)
+
+    async def _take(self, read: Done, page: Edge) -> None:
+        posts = list(self._shown(page))
+        await self._keep(read, posts)
+        for post in posts:
+            since = self.progress.bound
+            if post.after and not _reaches(post, since):
+                self._begin(post, post.post_id, "comments", "", post.after)
+            self._begin_replies(post)
+
+    def _begin_replies(self, post: Post) -> None:
+        for parent_id, after in post.replies_after.items():
+            self._begin(post, parent_id, "replies", parent_id, after)
+
+    def _begin(self, post: Post, node: str, edge: str, whose: str, after: str) -> None:
+        since = self.progress.bound
+        tail = Tail(post.post_id, node, edge, whose, post.updated, since, after, after)
+        self._tails.begin(tail, self._tasks)
+
+    def _save(self) -> None:
+        self._at.tails = self._tails.waiting
+        self.progress.reached(msgspec.json.encode(self._at))
+
+    def _shown(self, page: Edge) -> Iterator[Post]:
+        for item in page.items:
+            try:
+                post = post_of(item, self._own, self._refused)
+            except Unshown as why:
+                self._refused[why.reason] += 1
+                continue
+            if not 0 < post.updated < self.progress.bound:
+                yield post
+
+    async def _keep(self, read: Done, posts: list[Post]) -> None:
+        rows = Rows(read.read_time)
+        for post in posts:
+            rows.comments += post.comments
+        stored = await self.store.put(rows)
+        await faults.reach("sync.page.after_upsert", self.progress.page_id)
+        self.progress.add(comments=len(rows.comments), stored=stored.new)
+
+    def older(self, tail: Tail, read: Done) -> Post:
+        """A page of a post's older comments, or of a comment's replies. Raises Unshown."""
+        post = Post(tail.of, tail.updated)
+        add_comments(post, edge_of(read.body), self._own, self._refused, parent_id=tail.whose)
+        return post
+
+    async def keep_older(self, read: Done, post: Post) -> None:
+        """Store them, and begin the replies that did not come with them."""
+        whole = Post(post.post_id, post.updated, post.comments, "", dict(post.replies_after))
+        await self._keep(read, [whole])
+        self._begin_replies(whole)
+
+
+@dataclass(frozen=True)
+class OlderComments:
+    """Comments and replies that did not come nested in the list of posts."""
+
+    comments: Comments
+    product: Product = Product.PAGE
+    operation: str = "comments"
+
+    def most(self, tail: Tail) -> int:
+        """How many a page holds at the most."""
+        return self.comments.nested_most
+
+    def params(self, tail: Tail) -> dict[str, str]:
+        """What is asked for."""
+        if not self.comments.on_instagram:
+            return {"fields": _FACEBOOK, "filter": "stream", "order": "reverse_chronological"}
+        if tail.edge == "replies":
+            return {"fields": _INSTAGRAM}
+        return {"fields": f"{_INSTAGRAM},{_REPLIES}"}
+
+    def shown(self, tail: Tail, read: Done) -> tuple[list[str], str, Store]:
+        """A page of them; none that are older are wanted where the page reaches back enough."""
+        post = self.comments.older(tail, read)
+        after = post.after
+        if tail.edge == "replies":
+            after = post.replies_after.pop(tail.whose, "")
+        elif _reaches(post, tail.since):
+            after = ""
+        ids = [each.comment_id for each in post.comments]
+        return ids, after, partial(self.comments.keep_older, read, post)
+
+
+def _reaches(post: Post, since: float) -> bool:
+    """Whether the post's comments, newest first, reach back to then. Replies nested in them say
+    nothing: they are older or younger than what they answer.
+    """
+    tops = [each.create_time.seconds for each in post.comments if not each.parent_id]
+    return bool(since and tops) and min(tops) < since
+
+
+def _id(item: Any) -> str:
+    return optional_id(item.get("id")) if type(item) is dict else ""

@@ -1,0 +1,267 @@
+"""Listing: a page of a page's threads, however much trouble one of them makes.
+
+One thread that Graph cannot show fails every list with its content in it (code 1), while lists of
+ids go on working: clients in public found that. So the ids are read then, after them the threads in
+small pieces, and those of a piece that fails one by one; what still fails is told apart from a
+Graph in trouble by asking for its id alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import isqrt
+from typing import Any
+
+from pagewire.type.v1.page_pb2 import Platform
+from pagewire_sync.asking import (
+    Asking,
+    RunFailed,
+    is_cursor,
+    is_too_much,
+    is_trouble,
+)
+from pagewire_sync.budget import Product
+from pagewire_sync.progress import Progress
+from pagewire_sync.results import Done, Failed, Outcome
+from pagewire_sync.shapes import Shape
+from pagewire_sync.shown import Edge, Json, Unshown, edge_of, moment, optional_id
+
+HEADS = "id,updated_time"
+SINGLE_MESSAGES = 25
+ROUNDS = 2
+"""So many times a thread is asked for, with a Graph that answers otherwise, before it is marked."""
+
+_MESSAGE = "id,created_time,from{id},message,attachments,shares{link,name}"
+_OF_PLATFORM = {
+    Platform.PLATFORM_MESSENGER: ("messenger", "participants{id,name}", _MESSAGE),
+    Platform.PLATFORM_INSTAGRAM: (
+        "instagram",
+        "participants{id,username}",
+        f"{_MESSAGE},story,is_unsupported",
+    ),
+}
+
+
+class TooMuch(Exception):
+    """Graph gives less at once than was asked for."""
+
+
+class CursorRefused(Exception):
+    """Graph does not take the cursor (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A thread's id, and when it was written to last; 0 where Graph does not say."""
+
+    thread_id: str
+    updated: float
+
+
+@dataclass(slots=True)
+class ThreadPage:
+    """A page of the list: its threads as they came, newest first, and the cursor of the next."""
+
+    items: list[Any]
+    after: str
+    read_time: datetime
+    unreadable: dict[Head, str] = field(default_factory=dict)
+    """Those that Graph does not show, by why; they do not stand among the items."""
+
+    @property
+    def heads(self) -> list[Head]:
+        """All threads of the page; in Graph's order where all of them could be read."""
+        found = heads_of(self.items)
+        if self.unreadable:
+            return sorted([*found, *self.unreadable], key=lambda head: -head.updated)
+        return found
+
+
+def heads_of(items: Iterable[Any]) -> list[Head]:
+    """Ids and times of threads; what has no id is left out."""
+    return [head for item in items if (head := head_of(item)) is not None]
+
+
+def head_of(item: Any) -> Head | None:
+    """A thread's id and time; None where it has no id."""
+    if type(item) is not dict or not (thread_id := optional_id(item.get("id"))):
+        return None
+    return Head(thread_id, moment(item.get("updated_time")) or 0.0)
+
+
+def message_fields(platform: Platform.ValueType) -> str:
+    """What is asked of a message."""
+    return _words(platform)[2]
+
+
+def thread_fields(platform: Platform.ValueType, messages: int) -> str:
+    """What is asked of a thread, with so many of its messages."""
+    _, people, fields = _words(platform)
+    nested = f"messages.limit({messages}){{{fields}}}"
+    return f"{HEADS},message_count,snippet,unread_count,{people},{nested}"
+
+
+def _words(platform: Platform.ValueType) -> tuple[str, str, str]:
+    return _OF_PLATFORM.get(platform, _OF_PLATFORM[Platform.PLATFORM_MESSENGER])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Reads the list of one page's threads."""
+
+    asking: Asking
+    progress: Progress
+
+    async def page(self, cursor: str, shape: Shape, *, batched: bool = False) -> ThreadPage:
+        """The page behind the cursor. Raises TooMuch, CursorRefused, RunFailed."""
+        outcome = await self._list(cursor, shape, batched=batched)
+        if isinstance(outcome, Done):
+            return _page(outcome)
+        if is_too_much(outcome) and shape.weight > 1:
+            raise TooMuch
+        if is_trouble(outcome):
+            return await self._around(cursor, shape)
+        raise _refusal(outcome, cursor)
+
+    async def news(self, shape: Shape, until: float) -> ThreadPage | None:
+        """The first page of a list with threads that cannot be read, as far as it is new: each new
+        thread by itself. None where there are too many of them.
+        """
+        heads = await self._heads("", shape.threads)
+        new = [
+            head
+            for head in heads_of(heads.items)
+            if head.updated >= until
+            and not self.progress.is_known_unreadable(head.thread_id, head.updated)
+        ]
+        if len(new) > shape.threads // 2:
+            return None
+        page = ThreadPage([], heads.after, heads.read_time)
+        await self._singly(page, new)
+        known = {head.thread_id for head in page.heads}
+        page.items += [item for item in heads.items if _is_other(item, known)]
+        return page
+
+    async def _list(self, cursor: str, shape: Shape, *, batched: bool = False) -> Outcome:
+        platform = self.asking.credentials.platform
+        return await self.asking.once(
+            self.asking.credentials.node_id,
+            "conversations",
+            self._params(cursor, shape.threads, thread_fields(platform, shape.messages)),
+            operation="conversations",
+            heavy=not batched,
+            batched=batched,
+        )
+
+    async def _heads(self, cursor: str, limit: int) -> ThreadPage:
+        """Ids alone. Raises CursorRefused, RunFailed."""
+        outcome = await self.asking.patiently(
+            self.asking.credentials.node_id,
+            "conversations",
+            self._params(cursor, limit, HEADS),
+            operation="conversation_ids",
+        )
+        if isinstance(outcome, Done):
+            return _page(outcome)
+        if is_too_much(outcome) and limit > 1:
+            raise TooMuch
+        raise _refusal(outcome, cursor)
+
+    def _params(self, cursor: str, limit: int, fields: str) -> dict[str, str]:
+        platform = _words(self.asking.credentials.platform)[0]
+        params = {"platform": platform, "fields": fields, "limit": str(limit)}
+        return params | ({"after": cursor} if cursor else {})
+
+    async def _around(self, cursor: str, shape: Shape) -> ThreadPage:
+        """The page, although Graph fails on it: around what it fails on."""
+        heads = await self._heads(cursor, shape.threads)
+        again = await self._list(cursor, shape)
+        if isinstance(again, Done):  # Graph was in trouble, and no more
+            return _page(again)
+        page = ThreadPage([], heads.after, heads.read_time)
+        wanted = heads_of(heads.items)
+        piece = Shape(max(isqrt(shape.threads), 1), shape.messages)
+        at = cursor
+        while wanted:
+            try:
+                part = await self._piece(at, piece)
+            except CursorRefused:  # made with another page size
+                await self._singly(page, wanted)
+                break
+            page.items += part.items
+            page.unreadable |= part.unreadable
+            there = {head.thread_id for head in part.heads}
+            wanted = [head for head in wanted if head.thread_id not in there]
+            if not part.after or (not there and not part.items):
+                await self._singly(page, wanted)
+                break
+            at = part.after
+        return page
+
+    async def _piece(self, cursor: str, shape: Shape) -> ThreadPage:
+        outcome = await self._list(cursor, shape)
+        if isinstance(outcome, Done):
+            return _page(outcome)
+        if cursor and is_cursor(outcome):
+            raise CursorRefused
+        heads = await self._heads(cursor, shape.threads)
+        page = ThreadPage([], heads.after, heads.read_time)
+        await self._singly(page, heads_of(heads.items))
+        return page
+
+    async def _singly(self, page: ThreadPage, heads: Iterable[Head]) -> None:
+        """Put each of these threads into the page, by a read of its own."""
+        for head in heads:
+            if self.progress.is_known_unreadable(head.thread_id, head.updated):
+                page.unreadable[head] = self.progress.unreadable[head.thread_id].reason
+                continue
+            fields = thread_fields(self.asking.credentials.platform, SINGLE_MESSAGES)
+            outcome = await of_node(
+                self.asking, head.thread_id, "", {"fields": fields}, operation="conversation"
+            )
+            if isinstance(outcome, Done):
+                page.items.append(outcome.body)
+                page.read_time = min(page.read_time, outcome.read_time)
+            else:
+                page.unreadable[head] = outcome.reason
+
+
+async def of_node(
+    asking: Asking,
+    node: str,
+    edge: str,
+    params: dict[str, str],
+    *,
+    operation: str,
+    product: Product = Product.CONVERSATIONS,
+) -> Outcome:
+    """Read something of a thread or a post; where that fails although Graph answers for its id, the
+    failure is its own. Raises RunFailed.
+    """
+    outcome = await asking.once(node, edge, params, operation=operation, product=product)
+    for _ in range(ROUNDS - 1):
+        if isinstance(outcome, Done) or is_too_much(outcome) or not is_trouble(outcome):
+            break
+        probe = {"fields": "id"}
+        await asking.patiently(node, "", probe, operation="probe", product=product)
+        outcome = await asking.once(node, edge, params, operation=operation, product=product)
+    return outcome
+
+
+def _page(read: Done) -> ThreadPage:
+    try:
+        edge: Edge = edge_of(read.body)
+    except Unshown as why:
+        raise RunFailed(f"graph_{why.reason}") from None
+    return ThreadPage(edge.items, edge.after, read.read_time)
+
+
+def _refusal(outcome: Failed, cursor: str) -> Exception:
+    if cursor and is_cursor(outcome):
+        return CursorRefused()
+    return RunFailed(outcome.reason)
+
+
+def _is_other(item: Json, known: set[str]) -> bool:
+    head = head_of(item)
+    return head is not None and head.thread_id not in known

@@ -1,0 +1,121 @@
+"""Mirroring: one run of one page, from where it stands to its end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncState
+from pagewire_runtime import metrics
+from pagewire_runtime.clock import WALL
+from pagewire_runtime.errors import Kind, Refusal
+from pagewire_runtime.logs import get_logger, ref
+from pagewire_sync import recovering, upserting
+from pagewire_sync.asking import Asking, Reads, RunFailed
+from pagewire_sync.comments import Comments
+from pagewire_sync.graph import Credentials
+from pagewire_sync.page_labels import mirror_labels
+from pagewire_sync.patience import persistently
+from pagewire_sync.progress import Progress
+from pagewire_sync.recovering import Recovering
+from pagewire_sync.threads import Recover, Threads
+from pagewire_sync.upserting import Upserting
+
+log = get_logger(__name__)
+
+_lag = metrics.histogram(
+    "pagewire_history_lag_seconds",
+    "How old a page's mirror was when a run of it began to renew it.",
+    ["kind"],
+    buckets=(60, 300, 900, 1_800, 3_600, 14_400, 86_400, 604_800),
+)
+
+
+class Tokens(Protocol):
+    """Pages' tokens; `credentials.CredentialCache` is one."""
+
+    async def newest(self, page_id: str) -> Credentials:
+        """The page's token as it is now. Raises Refusal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """Does runs."""
+
+    reads: Reads
+    tokens: Tokens
+    history: upserting.Store
+    events: recovering.Store
+    now: Callable[[], datetime] = WALL.now
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    async def mirror(self, progress: Progress) -> None:
+        """Take the run to its end, which stands in its progress then. What cannot go on fails; the
+        run's own trouble never leaves here, unless it is cancelled.
+        """
+        self._tell_lag(progress)
+        try:
+            await self._mirror(progress)
+        except RunFailed as failed:
+            progress.end(SyncState.SYNC_STATE_FAILED, failed.reason)
+        except Exception:
+            log.exception("a run failed", page=ref(progress.page_id))
+            progress.end(SyncState.SYNC_STATE_FAILED, "internal")
+        else:
+            self._complete(progress)
+
+    async def _mirror(self, progress: Progress) -> None:
+        try:
+            credentials = await persistently(lambda: self.tokens.newest(progress.page_id))
+        except Refusal as refusal:
+            if refusal.kind is Kind.MISSING:
+                raise RunFailed("page_disconnected") from None
+            raise
+        asking = Asking(self.reads, credentials, progress.tally, self.sleep, self.now)
+        store = Upserting(self.history, progress.page_id)
+        try:
+            if progress.run.kind == SyncKind.SYNC_KIND_COMMENTS:
+                await Comments(asking, store, progress).run()
+            else:
+                await self._conversations(asking, store, progress)
+        except ExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _conversations(self, asking: Asking, store: Upserting, progress: Progress) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            if progress.is_full and not progress.checkpoint:
+                tasks.create_task(mirror_labels(asking, store))
+            await Threads(asking, store, progress, self._recover(progress)).run()
+
+    def _recover(self, progress: Progress) -> Recover | None:
+        if not progress.claimed.HasField("gap_start_time"):
+            return None
+        since = progress.claimed.gap_start_time.ToDatetime(UTC).timestamp()
+        return Recovering(self.events, progress.page_id, since, self.now).tell
+
+    def _complete(self, progress: Progress) -> None:
+        if progress.run.unreadable:
+            progress.end(SyncState.SYNC_STATE_PARTIAL, "threads_unreadable")
+        else:
+            progress.end(SyncState.SYNC_STATE_SUCCEEDED)
+
+    def _tell_lag(self, progress: Progress) -> None:
+        if progress.claimed.HasField("synced_time"):
+            synced = progress.claimed.synced_time.ToDatetime(UTC)
+            kind = SyncKind.Name(progress.run.kind).removeprefix("SYNC_KIND_").lower()
+            _lag.labels(kind).observe(max((self.now() - synced).total_seconds(), 0.0))
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """Why a group of tasks ended: a reason where there is one, else the first failure."""
+    leaves = list(_leaves(group))
+    return next((leaf for leaf in leaves if isinstance(leaf, RunFailed)), leaves[0])
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> "list[Exception]":
+    found: list[Exception] = []
+    for each in group.exceptions:
+        found += _leaves(each) if isinstance(each, ExceptionGroup) else [each]
+    return found

@@ -1,0 +1,79 @@
+"""History at a running system: runs asked for and waited for, and what came of them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pagewire_simulator.client import AccountView
+from tests.support import likeness
+from tests.support.live import Live, until
+
+UNHURRIED = {
+    "STORE_SYNC_INTERVAL_SECONDS": "0",
+    "STORE_RUN_LEASE_SECONDS": "5",
+    "SYNC_CONVERSATION_CALLS_PER_SECOND": "1000",
+}
+"""Runs when they are asked for, and no waiting for Meta's two calls a second."""
+ENDED = ("succeeded", "partial", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A system whose pages have a past."""
+
+    live: Live
+    database: AsyncEngine
+
+    async def sync(
+        self, *pages: AccountView, mode: str = "full", kind: str = "conversations"
+    ) -> list[dict[str, Any]]:
+        """A run of each, side by side, once all have ended."""
+        started = [await self.start(page, mode=mode, kind=kind) for page in pages]
+        return [await self.ended(run_id) for run_id in started]
+
+    async def start(
+        self, page: AccountView, *, mode: str = "full", kind: str = "conversations"
+    ) -> str:
+        """The id of a run that was begun, or is under way."""
+        body = {"pageId": page.id, "mode": mode}
+        run_id: str = (await self.live.post(f"/api/{kind}/sync", body))["run_id"]
+        return run_id
+
+    async def repair(self, page: AccountView) -> dict[str, Any]:
+        """A run that looks for what webhooks missed, once it has ended."""
+        run = await self.live.post(f"/api/pages/{page.id}/repair", {})
+        return await self.ended(run["run_id"])
+
+    async def run(self, run_id: str) -> dict[str, Any]:
+        return await self.live.get(f"/api/sync-runs/{run_id}")
+
+    async def ended(self, run_id: str) -> dict[str, Any]:
+        """The run as it ended."""
+
+        async def over() -> dict[str, Any]:
+            run = await self.run(run_id)
+            return run if run["state"] in ENDED else {}
+
+        return await until(over)
+
+    async def unlike(self, page: AccountView, *, without: Collection[str] = ()) -> list[str]:
+        """What of its messages differs from the truth."""
+        return await likeness.differences(self.database, self.live.meta, page, without=without)
+
+    async def calls(self, page: AccountView, after: int = 0) -> list[Any]:
+        """The page's calls since a number of them, but for those of its care."""
+        care = {"subscription", "subscribe", "debug_token", "person"}
+        calls = await self.live.meta.calls(account=page.id)
+        return [call for call in calls if call.serial > after and call.endpoint not in care]
+
+    async def serial(self) -> int:
+        """The number of calls so far."""
+        return (await self.live.meta.summary()).calls
+
+    async def query(self, statement: str, **values: Any) -> list[Any]:
+        async with self.database.begin() as connection:
+            result = await connection.execute(text(statement), values)
+            return list(result.all()) if result.returns_rows else []
