@@ -1,6 +1,7 @@
 """What Graph shows meets what is stored, on a real PostgreSQL."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -12,6 +13,7 @@ from pagewire.store.v1.mirror_service_pb2 import (
     ROW_KIND_LABEL,
     ROW_KIND_MESSAGE,
     MirroredLabel,
+    StreamHistoryRequest,
     UpsertHistoryRequest,
 )
 from pagewire.type.v1.conversation_pb2 import DIRECTION_OUTBOUND, DIRECTION_UNSPECIFIED
@@ -313,6 +315,20 @@ async def test_rows_of_a_page_that_is_not_connected_are_turned_away(
 
     assert (refused.value.kind, refused.value.reason) == (Kind.MISSING, "PAGE_UNKNOWN")
     assert await database.value("select count(*) from conversation") == 0
+
+
+async def test_a_stream_is_answered_request_by_request(
+    service: "MirrorServiceAsyncStub", database: Database
+) -> None:
+    async def rows() -> AsyncIterator[StreamHistoryRequest]:
+        yield StreamHistoryRequest(rows=history(conversations=[thread()]))
+        yield StreamHistoryRequest(rows=history(messages=[shown("m_1"), shown("m 2")]))
+        yield StreamHistoryRequest(rows=history(messages=[shown("m_2"), shown("m_1")]))
+
+    answers = [answer.result async for answer in service.StreamHistory(rows())]
+
+    assert [list(answer.new_messages) for answer in answers] == [[], [0], [0]]
+    assert [len(answer.refused) for answer in answers] == [0, 1, 0]
 
 
 async def test_too_many_rows_are_refused(

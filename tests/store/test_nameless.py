@@ -123,21 +123,30 @@ async def test_a_name_is_written_down_and_asked_for_no_more(
     assert await asked(service) == []
 
 
-async def test_who_has_no_name_to_tell_is_asked_for_no_more_and_is_named_once_there_is_one(
+async def test_who_has_no_name_to_tell_is_asked_for_again_a_day_later(
     service: "MirrorServiceAsyncStub", ingestor: Ingestor, database: Database
 ) -> None:
     await written(ingestor, "2001")
-    names = "select participant_name from conversation"
+    past = "update conversation set name_asked_at = name_asked_at - interval '{}'"
 
     await record(service, name(name=""))
-    silent = await database.values(names)
-    left = await asked(service)
+    await database.rows(past.format("23 hours"))
+    same_day = await asked(service)
+    await database.rows(past.format("61 minutes"))
+    next_day = await asked(service)
+
+    assert (same_day, next_day) == ([], ["2001"])
+
+
+async def test_a_name_that_is_known_outlives_one_that_is_not_told(
+    service: "MirrorServiceAsyncStub", ingestor: Ingestor, database: Database
+) -> None:
+    await written(ingestor, "2001")
+
     await record(service, name(name="Ada"))
-    named = await database.values(names)
     await record(service, name(name=""))
 
-    assert (silent, left, named) == ([""], [], ["Ada"])
-    assert await database.values(names) == ["Ada"]
+    assert await database.values("select participant_name from conversation") == ["Ada"]
 
 
 async def test_asking_for_nobody_is_refused(service: "MirrorServiceAsyncStub") -> None:

@@ -783,6 +783,24 @@ async def test_runs_that_ended_are_counted_by_how_and_what_they_recovered(
     assert counted("recovered_messages_total") == found + 4
 
 
+@pytest.mark.parametrize(("connected", "looked_at"), [("1 hour", "1 hour"), ("9 days", "1 day")])
+async def test_a_repair_on_request_looks_at_a_day_and_never_before_the_page_was_connected(
+    runs: Runs, rows: Rows, connected: str, looked_at: str
+) -> None:
+    await rows.add_page("1")
+    await rows.query("update page set connected_at = now() - cast(:ago as interval)", ago=connected)
+
+    run = await runs.start(repair=True)
+
+    ((is_so,),) = await rows.query(
+        "select abs(extract(epoch from created_at - gap_from - cast(:ago as interval))) < 60"
+        " from sync_run where run_id = :id",
+        ago=looked_at,
+        id=run.run_id,
+    )
+    assert is_so
+
+
 KINDS = st.sampled_from([CONVERSATIONS, COMMENTS])
 MODES = st.sampled_from([SYNC_MODE_AUTO, SYNC_MODE_FULL, SYNC_MODE_INCREMENTAL])
 WORKERS = st.sampled_from(["one", "two"])

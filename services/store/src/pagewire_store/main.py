@@ -91,6 +91,9 @@ SILENCES_SOUGHT_EVERY = timedelta(minutes=5)
 ROUND_SECONDS = 300.0
 """For one round of a job; the next one goes on where it was ended, for all are done in pieces."""
 
+LONG_CALLS = {"/pagewire.store.v1.MirrorService/StreamHistory": timedelta(minutes=5)}
+"""What takes longer than other calls may; its pieces are as short as they are."""
+
 LISTENERS = 2
 """Connections beside the pools: who waits for lanes, and for the outbox, is woken by them."""
 
@@ -350,6 +353,7 @@ async def storing(settings: Settings) -> AsyncIterator[Server]:
                 unready_wait=settings.unready_wait,
                 reflection=_service_names() if settings.grpc_reflection else None,
                 max_message_bytes=MAX_MESSAGE_BYTES,
+                deadline_overrides=LONG_CALLS,
                 tls=settings.tls,
                 insecure=settings.grpc_insecure,
             ) as server,

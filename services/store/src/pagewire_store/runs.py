@@ -139,10 +139,13 @@ _MAKE_MIRROR = text("""
 """)
 
 # A repair on request where no gap is known looks at a day, or at all since the watermark: what
-# scheduled runs have stored by then is no less missed by webhooks.
+# scheduled runs have stored by then is no less missed by webhooks. Before the page was connected
+# there were none to miss.
 _HOLD_MIRROR = text("""
-    select synced_at, coalesce(gap_from, least(synced_at, now() - :longest)) as repair_from
-    from mirror where page_id = :page_id and kind = :kind for update
+    select m.synced_at, coalesce(
+        m.gap_from, greatest(least(m.synced_at, now() - :longest), p.connected_at)) as repair_from
+    from mirror m join page p using (page_id)
+    where m.page_id = :page_id and m.kind = :kind for update of m
 """)
 
 # One that is being cancelled does not go on. A repair does all that an incremental does.
