@@ -91,6 +91,7 @@ def test_names_words_times_and_absent_values_are_those_of_the_http_api() -> None
         "state_reason": None,
         "connected_at": "2026-01-02T03:04:05.678Z",
         "last_synced_at": None,
+        "token_expires_at": None,
     }
 
 

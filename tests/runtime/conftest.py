@@ -59,6 +59,11 @@ async def echo_twice(request: bytes, context: Any) -> AsyncIterator[bytes]:
     yield request
 
 
+async def echo_each(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield request
+
+
 def upper_only(raw: bytes) -> bytes:
     """A deserializer that refuses what isn't upper case, and whose error tells too much."""
     if raw != raw.upper():
@@ -86,6 +91,7 @@ def serve() -> Serve:
     async def start(
         handler: Callable[[bytes, Any], Awaitable[bytes]] = echo,
         streaming: Callable[[bytes, Any], AsyncIterator[bytes]] = echo_twice,
+        exchanging: Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]] = echo_each,
         *,
         listen: str = "127.0.0.1:0",
         **options: Any,
@@ -96,6 +102,7 @@ def serve() -> Serve:
             "Unlisted": grpc.unary_unary_rpc_method_handler(echo),
             "Upper": grpc.unary_unary_rpc_method_handler(echo, upper_only),
             "Pipe": grpc.stream_unary_rpc_method_handler(echo),
+            "Exchange": grpc.stream_stream_rpc_method_handler(exchanging, upper_only),
         }
 
         def register(server: grpc.aio.Server) -> None:

@@ -81,13 +81,65 @@ async def test_a_method_that_is_not_there_is_unimplemented(serve: Serve, method:
     assert refused.value.kind is Kind.UNIMPLEMENTED
 
 
-async def test_a_method_that_streams_requests_is_not_served(serve: Serve) -> None:
+async def test_a_method_that_streams_requests_to_one_answer_is_not_served(serve: Serve) -> None:
     async with serve(method_roles={"/test.Echo/Pipe": frozenset({"sync"})}) as echo:
         pipe: Any = echo.client.stream_unary("/test.Echo/Pipe")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await pipe(iter([b""]))
 
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+EXCHANGE = "/test.Echo/Exchange"
+EXCHANGING: dict[str, Any] = {"method_roles": {EXCHANGE: frozenset({"sync"})}}
+
+
+async def requests(*given: bytes) -> AsyncIterator[bytes]:
+    for each in given:
+        yield each
+
+
+async def test_what_both_sides_stream_is_answered_item_by_item(serve: Serve) -> None:
+    async with serve(**EXCHANGING) as echo:
+        exchange: Any = echo.client.stream_stream(EXCHANGE)
+        items = [item async for item in exchange(requests(b"A", b"B"))]
+
+    assert items == [b"A", b"B"]
+
+
+async def test_an_item_that_is_no_message_ends_its_stream_behind_those_before(
+    serve: Serve,
+) -> None:
+    async with serve(**EXCHANGING) as echo:
+        exchange: Any = echo.client.stream_stream(EXCHANGE)
+        items = aiter(exchange(requests(b"A", b"lower", b"C")))
+        first = await anext(items)
+        with pytest.raises(Refusal) as refused:
+            await anext(items)
+
+    assert first == b"A"
+    assert refused.value.reason == "INVALID_ARGUMENT"
+    assert "innards" not in refused.value.message
+
+
+async def test_a_stream_of_requests_is_read_only_once_its_sender_is_admitted(serve: Serve) -> None:
+    seen: list[bytes] = []
+
+    async def note(given: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for each in given:
+            seen.append(each)
+            yield each
+
+    async with (
+        serve(exchanging=note, **EXCHANGING) as echo,
+        channel(echo.target, token=READER_TOKEN) as reader,
+    ):
+        exchange: Any = reader.stream_stream(EXCHANGE)
+        with pytest.raises(Refusal) as refused:
+            await anext(aiter(exchange(requests(b"A"))))
+
+    assert refused.value.kind is Kind.FORBIDDEN
+    assert not seen
 
 
 async def test_bytes_that_are_no_message_are_invalid_and_tell_nothing(serve: Serve) -> None:

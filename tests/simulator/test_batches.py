@@ -210,8 +210,9 @@ async def test_usage_is_told_with_each_operation_and_with_its_errors(
     answer = await graph.batch(get("me"), get("1"), get("me/x"), get("me"), get("me"), get("me"))
 
     told = [{h["name"]: h["value"] for h in element["headers"]} for element in answer.json()]
-    usage = [json.loads(one.get("X-Business-Use-Case-Usage", "null")) for one in told]
-    assert [use and use[page.id][0]["call_count"] for use in usage] == [25, None, None, 50, 75, 100]
+    usage = [json.loads(one["X-Business-Use-Case-Usage"])[page.id][0] for one in told]
+    assert [use["call_count"] for use in usage] == [25, 50, 75, 100, 100, 100]
+    assert error(answer.json()[-1]) == (400, 80006)
 
 
 async def test_what_a_batch_has_no_time_for_is_null_or_an_error(

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from pagewire_simulator.client import AccountView, SimulatorClient
+from pagewire_simulator.faults import Script
 from pagewire_simulator.tokens import proof_of
 from tests.support.simulator import APP, APP_SECRET, INSTAGRAM_SECRET, GraphCaller
 
@@ -162,3 +163,28 @@ async def test_a_refreshed_token_works_beside_the_old_one(
     ]
 
     assert statuses == [200, 200]
+
+
+async def test_calls_with_a_dead_token_are_counted_as_its_accounts(
+    simulator: SimulatorClient, page: AccountView, graph: GraphCaller
+) -> None:
+    await simulator.change_account(page.id, token_state="role_lost")
+
+    for _ in range(3):
+        await graph.call("GET", "me/conversations")
+
+    totals = (await simulator.truth(page.id)).calls
+    assert (totals.calls, totals.wasted, totals.throttled) == (3, 3, 0)
+
+
+async def test_setup_calls_meet_the_faults_that_name_them_and_no_others(
+    simulator: SimulatorClient, page: AccountView, graph: GraphCaller
+) -> None:
+    await simulator.faults(Script(fault="http_500"))
+    alone = await debug(graph, page.token)
+    await simulator.faults(Script(fault="unavailable", endpoint="debug_token"))
+
+    answer = await graph.call("GET", "debug_token", input_token=page.token)
+
+    assert alone["is_valid"]
+    assert codes(answer) == (400, 2, None)

@@ -62,6 +62,7 @@ MEANT = {
     "_WAITING_FOR_ANYBODY": {"conversation_by_update"},
     "CONVERSATIONS": {"message_by_conversation"},
     "HELD_CONVERSATIONS": {"message_by_conversation"},
+    "STORED_MESSAGES": {"message_by_conversation"},
     # Rare, and for nobody on Instagram, where a commenter's id is the one to write to.
     "_TO_ANYBODY": {"outbox_by_conversation"},
 }

@@ -801,6 +801,29 @@ async def test_a_repair_on_request_looks_at_a_day_and_never_before_the_page_was_
     assert is_so
 
 
+async def test_runs_of_all_pages_are_begun_at_one_moment_and_claimed_together(
+    runs: Runs, rows: Rows
+) -> None:
+    for page_id in ("1", "2", "3"):
+        await rows.add_page(page_id)
+    await rows.query("update page set connected = false where page_id = '3'")
+    going_on = await runs.start("2")
+
+    request = StartRunRequest(all_pages=True, kind=CONVERSATIONS)
+    started = list((await runs.stub.StartRun(request)).runs)
+
+    assert [run.page_id for run in started] == ["1", "2"]
+    assert started[1] == going_on
+    assert {claimed.run.run_id for claimed in await runs.claim()} == {run.run_id for run in started}
+
+
+async def test_all_pages_and_one_page_cannot_both_be_meant(runs: Runs) -> None:
+    with pytest.raises(Refusal) as refused:
+        await runs.stub.StartRun(StartRunRequest(all_pages=True, page_id="1", kind=CONVERSATIONS))
+
+    assert refused.value.kind is Kind.INVALID
+
+
 KINDS = st.sampled_from([CONVERSATIONS, COMMENTS])
 MODES = st.sampled_from([SYNC_MODE_AUTO, SYNC_MODE_FULL, SYNC_MODE_INCREMENTAL])
 WORKERS = st.sampled_from(["one", "two"])

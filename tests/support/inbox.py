@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pagewire.store.v1 import ingest_service_pb2 as ingest_pb
 from pagewire.store.v1 import mirror_service_pb2 as mirror_pb
 from pagewire.store.v1 import run_service_pb2 as run_pb
 from pagewire.type.v1.page_pb2 import Login, Platform
@@ -255,6 +256,37 @@ def _new(kept: dict[str, Any], rows: Sequence[Any], name: str) -> list[int]:
             new.append(at)
         kept[key] = row
     return new
+
+
+class FakeIngest:
+    """Takes deliveries, each event once; busy as often as it is told."""
+
+    def __init__(self, busy: int = 0, refused: bool = False) -> None:
+        self.deliveries: list[ingest_pb.Delivery] = []
+        self.known: set[str] = set()
+        self.busy = busy
+        self.refused = refused
+
+    async def Ingest(self, request: ingest_pb.IngestRequest) -> ingest_pb.IngestResponse:
+        (delivery,) = request.deliveries
+        self.deliveries.append(delivery)
+        if self.busy:
+            self.busy -= 1
+            return ingest_pb.IngestResponse(
+                results=[ingest_pb.DeliveryResult(state=ingest_pb.DELIVERY_STATE_BUSY)]
+            )
+        if self.refused:
+            return ingest_pb.IngestResponse(
+                results=[ingest_pb.DeliveryResult(state=ingest_pb.DELIVERY_STATE_REFUSED)]
+            )
+        new = {event.key for event in delivery.events} - self.known
+        self.known |= new
+        result = ingest_pb.DeliveryResult(
+            state=ingest_pb.DELIVERY_STATE_STORED,
+            new_events=len(new),
+            known_events=len(delivery.events) - len(new),
+        )
+        return ingest_pb.IngestResponse(results=[result])
 
 
 def claimed(

@@ -236,19 +236,26 @@ class History(HistoryServiceServicer):
         self, request: history_pb.StartSyncRequest, context: Context
     ) -> history_pb.StartSyncResponse:
         held = self._held
+        if request.all_pages:
+            runs = [self._started(request, page.page_id) for page in held.pages]
+            held.started.append(request)
+            return history_pb.StartSyncResponse(runs=runs)
         if request.page_id not in {page.page_id for page in held.pages}:
             raise Unknown("the page is not connected", page_id=request.page_id)
         held.started.append(request)
-        run_id = f"run-{len(held.started)}"
+        return history_pb.StartSyncResponse(run=self._started(request, request.page_id))
+
+    def _started(self, request: history_pb.StartSyncRequest, page_id: str) -> SyncRun:
+        run_id = f"run-{len(self._held.runs) + 1}"
         mode = request.mode or SyncMode.SYNC_MODE_FULL
-        held.runs[run_id] = SyncRun(
+        run = self._held.runs[run_id] = SyncRun(
             run_id=run_id,
-            page_id=request.page_id,
+            page_id=page_id,
             kind=request.kind,
             mode=SyncMode.SYNC_MODE_FULL if mode == SyncMode.SYNC_MODE_AUTO else mode,
             state=SyncState.SYNC_STATE_QUEUED,
         )
-        return history_pb.StartSyncResponse(run=held.runs[run_id])
+        return run
 
     async def GetSyncRun(
         self, request: history_pb.GetSyncRunRequest, context: Context

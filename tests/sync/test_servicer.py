@@ -21,14 +21,9 @@ from pagewire.store.v1.outbox_service_pb2_grpc import (
     add_OutboxServiceServicer_to_server,
 )
 from pagewire.sync.v1 import delivery_service_pb2 as pb
-from pagewire.sync.v1 import history_service_pb2 as history_pb
 from pagewire.sync.v1.delivery_service_pb2_grpc import (
     DeliveryServiceStub,
     add_DeliveryServiceServicer_to_server,
-)
-from pagewire.sync.v1.history_service_pb2_grpc import (
-    HistoryServiceStub,
-    add_HistoryServiceServicer_to_server,
 )
 from pagewire.type.v1.reply_pb2 import (
     Media,
@@ -46,7 +41,6 @@ from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.serving import serving
 from pagewire_sync.access import METHOD_ROLES
-from pagewire_sync.history import HistoryServicer
 from pagewire_sync.servicer import DeliveryServicer
 
 if TYPE_CHECKING:
@@ -134,7 +128,6 @@ async def connected(store: FakeStore, role: str) -> AsyncIterator[grpc.aio.Chann
             def register(server: grpc.aio.Server) -> None:
                 delivery = DeliveryServicer(OutboxServiceStub(to_store))
                 add_DeliveryServiceServicer_to_server(delivery, server)
-                add_HistoryServiceServicer_to_server(HistoryServicer(), server)
 
             async with (
                 serving("127.0.0.1:0", register, tokens=TOKENS, method_roles=METHOD_ROLES) as own,
@@ -395,25 +388,3 @@ async def test_a_reader_may_look_and_say_nothing(store: FakeStore) -> None:
 
     assert unknown.value.kind is Kind.MISSING
     assert forbidden.value.kind is Kind.FORBIDDEN
-
-
-@pytest.mark.parametrize(
-    ("method", "request_"),
-    [
-        ("StartSync", history_pb.StartSyncRequest()),
-        ("GetSyncRun", history_pb.GetSyncRunRequest()),
-        ("ListSyncRuns", history_pb.ListSyncRunsRequest()),
-        ("WatchSyncRun", history_pb.WatchSyncRunRequest()),
-        ("CancelSyncRun", history_pb.CancelSyncRunRequest()),
-    ],
-)
-async def test_history_says_that_it_is_not_there_yet(
-    store: FakeStore, method: str, request_: Any
-) -> None:
-    async with connected(store, "operator") as ours:
-        call = getattr(HistoryServiceStub(ours), method)(request_)
-        answer = anext(aiter(call)) if method == "WatchSyncRun" else call
-        with pytest.raises(Refusal) as refused:
-            await answer
-
-    assert refused.value.kind is Kind.UNIMPLEMENTED

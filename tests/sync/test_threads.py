@@ -169,7 +169,12 @@ class TestAListThatMoves:
 
     async def test_where_the_item_under_the_cursor_is_deleted_one_step_back_leads_on(self) -> None:
         graph, mirror = inbox(*[20] * 500), FakeMirror()
-        graph.before = lambda number: graph.threads.pop(249) and None if number == 2 else None
+
+        def delete(number: int) -> None:
+            if number == 2:
+                graph.threads.pop(249)
+
+        graph.before = delete
 
         await walked(graph, mirror)
 

@@ -53,9 +53,12 @@ def test_a_cursor_that_leads_to_itself_is_a_loop_at_once() -> None:
 def test_a_larger_circle_ends_too() -> None:
     trail, after = Trail(), {"": "a", "a": "b", "b": "c", "c": "a"}
 
-    with pytest.raises(TrailLost, match="cursor_loop"):
+    def walk() -> None:
         for _ in range(100):
             trail.goes_on(after[trail.here], [f"behind {trail.here}"])
+
+    with pytest.raises(TrailLost, match="cursor_loop"):
+        walk()
 
 
 def test_a_refused_cursor_leads_one_step_back_then_to_the_beginning() -> None:

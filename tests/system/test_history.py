@@ -1,281 +1,170 @@
-"""History as its users see it: after a sync the store equals what Meta has, and costs what it must.
+"""History end to end: what the store holds after a run is what Graph shows."""
 
-Without Meta's limit of two calls a second, which tests of the budget are about.
-"""
-
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpx
+import psycopg
 import pytest
 import pytest_asyncio
 
-from pagewire_simulator.acts import InboxReply, Say
-from pagewire_simulator.client import AccountView
-from pagewire_store.database import open_pools
-from tests.support.likeness import comment_differences, label_differences
+from pagewire_cli.launcher import running
+from pagewire_simulator.client import AccountView, SimulatorClient
 from tests.support.live import Live, until
-from tests.support.mirrored import UNHURRIED, Mirrored
 
-NOTHING: list[str] = []
-
-
-@pytest.fixture(scope="module")
-def env() -> dict[str, str]:
-    return UNHURRIED
+UNLIMITED = {"conversation_reads": 100_000.0, "conversation_burst": 100_000.0}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mirrored(live: Live) -> AsyncIterator[Mirrored]:
-    pools = open_pools(live.system.env["DATABASE_URL"], 13)
-    await live.meta.options(rates={"conversation_reads": 0})
-    yield Mirrored(live, pools.upkeep)
-    await pools.dispose()
+async def live() -> AsyncIterator[Live]:
+    """Without Meta's two calls a second, on either side."""
+    env = {"SYNC_CONVERSATION_CALLS_PER_SECOND": "10000"}
+    with tempfile.TemporaryDirectory(prefix="pagewire-history-") as folder:
+        async with running(Path(folder), env=env) as system:
+            key = system.env["API_KEYS"].split(",")[0]
+            headers = {"Authorization": f"Bearer {key}"}
+            async with (
+                SimulatorClient(system.addresses["simulator"]) as meta,
+                httpx.AsyncClient(
+                    base_url=system.addresses["operator"], headers=headers, timeout=120
+                ) as http,
+                httpx.AsyncClient(base_url=system.addresses["public"], timeout=60) as edge,
+            ):
+                await meta.options(rates=UNLIMITED)
+                yield Live(system, meta, http, edge)
 
 
-async def linked(live: Live) -> AccountView:
-    """An Instagram account of Facebook login, connected with its Page."""
-    page = await live.meta.create_account("messenger", subscribed_fields=[])
-    account = await live.meta.create_account("instagram", page_id=page.id)
+async def run(live: Live, page: AccountView, kind: str = "conversations", **body: Any) -> Any:
+    answer = await live.operator.post(
+        f"/api/{kind}/sync", params={"wait": "true"}, json={"pageId": page.id} | body
+    )
+    assert answer.status_code == 200
+    return answer.json()
+
+
+async def shown(live: Live, page: AccountView) -> dict[str, tuple[Any, ...]]:
+    """Every message that Graph shows: person, direction, text, second."""
+    truth = await live.meta.truth(page.id)
+    return {
+        message.mid: (
+            thread.person_id,
+            ("inbound" if message.inbound else "outbound") if message.shown == "whole" else None,
+            (message.text or "") if message.shown == "whole" else "",
+            message.created_at // 1000,
+        )
+        for thread in truth.conversations
+        for message in thread.messages
+        if message.shown != "gone"
+    }
+
+
+def kept(live: Live, page: AccountView) -> dict[str, tuple[Any, ...]]:
+    """Every message that the store holds, likewise."""
+    with psycopg.connect(live.system.env["DATABASE_URL"]) as database:
+        rows = database.execute(
+            "select mid, participant_id, direction, coalesce(text, ''),"
+            " extract(epoch from created_at)::bigint from message where page_id = %s",
+            (page.id,),
+        ).fetchall()
+    return {mid: tuple(rest) for mid, *rest in rows}
+
+
+def comments(live: Live, page: AccountView) -> set[str]:
+    with psycopg.connect(live.system.env["DATABASE_URL"]) as database:
+        rows = database.execute(
+            "select comment_id from comment where page_id = %s", (page.id,)
+        ).fetchall()
+    return {comment_id for (comment_id,) in rows}
+
+
+@pytest.mark.parametrize(
+    ("platform", "login"),
+    [("messenger", "facebook"), ("instagram", "facebook"), ("instagram", "instagram")],
+)
+async def test_after_a_full_run_the_store_holds_what_graph_shows(
+    live: Live, platform: str, login: str
+) -> None:
+    page = await connected(live, platform, login)
+    await live.meta.create_history(
+        page.id, conversations=160, messages=12, long_threads=2, long_messages=700, labels=3
+    )
+
+    full = await run(live, page, mode="full")
+    again = await run(live, page)
+
+    assert kept(live, page) == await shown(live, page)
+    assert (full["state"], full["conversations"]) == ("succeeded", 160)
+    assert full["stored"] == len(kept(live, page))
+    assert (again["mode"], again["graph_calls"], again["stored"]) == ("incremental", 1, 0)
+
+
+async def test_comments_and_replies_of_posts_and_ads_are_all_there(live: Live) -> None:
+    page = await connected(live, "messenger", "facebook")
+    await live.meta.create_history(page.id, posts=4, ads=2, comments=130, replies=2)
+
+    ended = await run(live, page, "comments", mode="full")
+
+    truth = await live.meta.truth(page.id)
+    assert ended["state"] == "succeeded"
+    assert comments(live, page) == {each.id for each in truth.comments}
+
+
+async def test_a_thread_that_graph_cannot_show_is_passed_and_the_others_are_there(
+    live: Live,
+) -> None:
+    page = await connected(live, "messenger", "facebook")
+    await live.meta.create_history(page.id, conversations=60, messages=6)
+    truth = await live.meta.truth(page.id)
+    bad = truth.conversations[20]
+    await live.meta.change_thread(bad.thread_id, poison=True)
+
+    ended = await run(live, page, mode="full")
+
+    hidden = {message.mid for message in bad.messages}
+    expected = {mid: row for mid, row in (await shown(live, page)).items() if mid not in hidden}
+    assert kept(live, page) == expected
+    assert (ended["state"], ended["error"]) == ("partial", "threads_unreadable")
+
+
+async def test_what_webhooks_never_told_a_repair_finds_and_marks(live: Live) -> None:
+    page = await connected(live, "messenger", "facebook")
+    await live.meta.create_history(page.id, conversations=5, messages=4)
+    await run(live, page, mode="full")
+    with psycopg.connect(live.system.env["DATABASE_URL"]) as database:
+        database.execute("update page set connected_at = connected_at - interval '1 hour'")
+    missed = await live.meta.say(page.id, "is anybody there", ago=300, silently=True)
+
+    answer = await live.operator.post(
+        f"/api/pages/{page.id}/repair", params={"wait": "true"}, json={}
+    )
+
+    ended = answer.json()
+    assert (ended["state"], ended["recovered"]) == ("succeeded", 1)
+    assert kept(live, page) == await shown(live, page)
+    (message,) = [
+        each for each in await live.messages(page, missed.person or "") if each["recovered"]
+    ]
+    assert message["mid"] == missed.mid
+
+
+async def connected(live: Live, platform: str, login: str) -> AccountView:
+    account = await live.meta.create_account(platform, login=login, subscribed_fields=[])
     body = {
-        "platform": "instagram",
+        "platform": platform,
         "page_id": account.id,
         "name": account.name,
         "access_token": account.token,
-        "facebook_page_id": page.id,
+        "login": login,
     }
+    if account.node != account.id:
+        body["facebook_page_id"] = account.node
     await live.post("/api/pages", body)
+
+    async def healthy() -> bool:
+        state: str = (await live.get(f"/api/pages/{account.id}"))["state"]
+        return state == "healthy"
+
+    await until(healthy)
     return account
-
-
-async def test_after_a_full_sync_the_store_equals_the_truth_message_for_message(
-    mirrored: Mirrored,
-) -> None:
-    live = mirrored.live
-    pages = [await live.page(), await live.page(), await live.page()]
-    accounts = [await live.page("instagram", login="instagram"), await linked(live)]
-    past: dict[str, Any] = {"conversations": 30, "long_threads": 2, "long_messages": 230}
-    past |= {"unicode": 0.3, "deleted": 0.05, "attachments": 0.1, "messages": 8}
-    for page in pages:
-        await live.meta.create_history(page.id, **past, unsupported=0)
-    for account in accounts:
-        await live.meta.create_history(account.id, **past, unsupported=0.05, stories=0.05)
-
-    runs = await mirrored.sync(*pages, *accounts)
-
-    assert [run["state"] for run in runs] == ["succeeded"] * 5
-    for page in (*pages, *accounts):
-        assert await mirrored.unlike(page) == NOTHING
-
-
-async def test_a_thread_that_jumps_to_the_top_while_paging_is_whole(mirrored: Mirrored) -> None:
-    live = mirrored.live
-    page = await live.page()
-    await live.meta.create_history(page.id, conversations=120, messages=3)
-    truth = await live.meta.truth(page.id)
-    last, middle = truth.conversations[-1], truth.conversations[60]
-    await live.meta.change_account(page.id, reading={"limit_max": 10})
-    for nth, thread in enumerate((last, middle)):
-        text = f"I am back {nth}"
-        await live.meta.arrive(
-            page.id,
-            Say(account=page.id, person=thread.person_id, text=text, silently=True),
-            after=2 + nth,
-        )
-
-    (run,) = await mirrored.sync(page)
-
-    assert run["state"] == "succeeded"
-    assert await mirrored.unlike(page) == NOTHING
-
-
-async def test_webhooks_that_arrive_meanwhile_and_history_meet_in_one_store(
-    mirrored: Mirrored,
-) -> None:
-    live = mirrored.live
-    page = await live.page()
-    await live.meta.create_history(page.id, conversations=60, messages=4)
-    truth = await live.meta.truth(page.id)
-    await live.meta.change_account(page.id, reading={"limit_max": 10})
-    for nth, thread in enumerate(truth.conversations[::6]):
-        says = Say(account=page.id, person=thread.person_id, text=f"meanwhile {nth}")
-        stranger = Say(account=page.id, text=f"a new one {nth}")
-        answer = InboxReply(account=page.id, person=thread.person_id, text=f"by hand {nth}")
-        await live.meta.arrive(page.id, says, stranger, answer, after=1 + nth % 5)
-
-    (run,) = await mirrored.sync(page)
-    await live.meta.wait(settled=True)
-
-    assert run["state"] == "succeeded"
-    assert await mirrored.unlike(page) == NOTHING
-
-
-async def test_a_message_that_was_unsent_stays_so_however_often_it_is_read(
-    mirrored: Mirrored,
-) -> None:
-    live = mirrored.live
-    page = await live.page("instagram", login="instagram")
-    said = [await live.meta.say(page.id, f"number {nth}") for nth in range(3)]
-    await live.meta.wait(settled=True)
-    await mirrored.sync(page)
-    assert said[1].mid
-    await live.meta.unsend(page.id, said[1].mid)
-    await live.meta.wait(settled=True)
-
-    await mirrored.sync(page)
-
-    rows = await mirrored.query(
-        "select mid, is_deleted, text from message where page_id = :page", page=page.id
-    )
-    unsent = {row.mid: row for row in rows}[said[1].mid]
-    assert (unsent.is_deleted, unsent.text) == (True, None)
-    assert await mirrored.unlike(page) == NOTHING
-
-
-async def test_a_full_sync_again_stores_nothing_anew(mirrored: Mirrored) -> None:
-    page = await mirrored.live.page()
-    await mirrored.live.meta.create_history(page.id, conversations=30, messages=10, unsupported=0)
-    (first,) = await mirrored.sync(page)
-    versions = "select mid, cast(xmin as text) from message where page_id = :page order by mid"
-    before = await mirrored.query(versions, page=page.id)
-
-    (again,) = await mirrored.sync(page)
-
-    assert first["stored"] == first["messages"] > 200
-    assert (again["stored"], again["messages"]) == (0, first["messages"])
-    assert await mirrored.query(versions, page=page.id) == before
-    assert await mirrored.unlike(page) == NOTHING
-
-
-async def test_incremental_with_nothing_new_costs_one_call_a_page(mirrored: Mirrored) -> None:
-    pages = [await mirrored.live.page(), await mirrored.live.page("instagram", login="instagram")]
-    for page in pages:
-        await mirrored.live.meta.create_history(page.id, conversations=40, messages=5)
-    await mirrored.sync(*pages)
-    before = await mirrored.serial()
-
-    runs = await mirrored.sync(*pages, mode="incremental")
-
-    assert [(run["state"], run["graph_calls"], run["stored"]) for run in runs] == [
-        ("succeeded", 1, 0)
-    ] * 2
-    assert [len(await mirrored.calls(page, before)) for page in pages] == [1, 1]
-
-
-async def test_incremental_brings_what_is_new_and_no_more(mirrored: Mirrored) -> None:
-    live = mirrored.live
-    page = await live.page()
-    await live.meta.create_history(page.id, conversations=200, messages=3, unsupported=0)
-    await mirrored.sync(page)
-    for nth in range(10):
-        await live.meta.say(page.id, f"new {nth}", silently=True)
-
-    (run,) = await mirrored.sync(page, mode="incremental")
-
-    assert (run["state"], run["stored"]) == ("succeeded", 10)
-    assert run["graph_calls"] <= 2
-    assert await mirrored.unlike(page) == NOTHING
-
-
-async def test_fifty_pages_cost_one_request(mirrored: Mirrored) -> None:
-    live = mirrored.live
-    pages = [await live.page() for _ in range(50)]
-    for page in pages:
-        await live.meta.say(page.id, "hello")
-    await mirrored.sync(*pages)
-    batches, calls = len(await live.meta.batches()), await mirrored.serial()
-
-    started = await live.post("/api/conversations/sync-all", {"mode": "incremental"})
-    for run_id in started["run_ids"]:
-        assert (await mirrored.ended(run_id))["state"] == "succeeded"
-
-    asked = [await mirrored.calls(page, calls) for page in pages]
-    assert {len(of_page) for of_page in asked} == {1}
-    assert {of_page[0].batch is not None for of_page in asked} == {True}
-    assert len(await live.meta.batches()) - batches <= 2  # pages of other tests beside them
-
-
-async def test_comments_of_posts_ads_and_media_with_their_replies_are_mirrored(
-    mirrored: Mirrored,
-) -> None:
-    live = mirrored.live
-    pages = [await live.page(), await live.page("instagram", login="instagram"), await linked(live)]
-    for page in pages:
-        ads = 2 if page.platform == "messenger" else 0
-        await live.meta.create_history(page.id, posts=5, ads=ads, comments=12, replies=3)
-
-    runs = await mirrored.sync(*pages, kind="comments")
-
-    assert [run["state"] for run in runs] == ["succeeded"] * 3
-    for page in pages:
-        assert await comment_differences(mirrored.database, live.meta, page) == NOTHING
-
-
-async def test_a_full_run_brings_the_page_s_labels(mirrored: Mirrored) -> None:
-    live = mirrored.live
-    page = await live.page()
-    await live.meta.create_history(page.id, conversations=2, labels=60)
-
-    await mirrored.sync(page)
-
-    assert await label_differences(mirrored.database, live.meta, page) == NOTHING
-
-
-async def test_history_fires_no_rule_and_moves_the_watermark(mirrored: Mirrored) -> None:
-    live = mirrored.live
-    page = await live.page()
-    await live.rule(page, "order", when={"text": {"mode": "contains", "any": ["e", "o"]}})
-    await live.meta.create_history(page.id, conversations=20, messages=5, newest_ago=60)
-    before = (await live.get(f"/api/pages/{page.id}"))["last_synced_at"]
-
-    (run,) = await mirrored.sync(page)
-
-    decided = await live.get(f"/api/decisions?page_id={page.id}")
-    assert (run["state"], decided["decisions"]) == ("succeeded", [])
-    assert before is None
-    assert (await live.get(f"/api/pages/{page.id}"))["last_synced_at"] is not None
-    assert [send for send in await live.meta.sends(account=page.id)] == []
-
-
-async def test_a_run_can_be_cancelled_and_what_is_stored_stays(mirrored: Mirrored) -> None:
-    live = mirrored.live
-    page = await live.page()
-    await live.meta.create_history(page.id, conversations=400, messages=2)
-    await live.meta.change_account(page.id, reading={"limit_max": 5})
-    await live.meta.options(latency="plain")
-    run_id = await mirrored.start(page)
-
-    async def begun() -> bool:
-        return bool((await mirrored.run(run_id))["messages"])
-
-    await until(begun)
-    await live.operator.delete(f"/api/sync-runs/{run_id}")
-    run = await mirrored.ended(run_id)
-    await live.meta.options(latency="none")
-
-    stored = await mirrored.query("select 1 from message where page_id = :page", page=page.id)
-    assert run["state"] == "cancelled"
-    assert 0 < len(stored) < 800
-    assert (await live.get(f"/api/pages/{page.id}"))["last_synced_at"] is None
-
-
-async def test_people_who_wrote_are_named_later_by_one_call_each(mirrored: Mirrored) -> None:
-    live = mirrored.live
-    page = await live.page()
-    said = [await live.meta.say(page.id, "hello") for _ in range(3)]
-
-    async def named() -> bool:
-        rows = await mirrored.query(
-            "select participant_name as name from conversation where page_id = :page", page=page.id
-        )
-        return len(rows) == 3 and all(row.name for row in rows)
-
-    await until(named)
-
-    profiles = [c for c in await live.meta.calls(account=page.id) if c.endpoint == "person"]
-    assert sorted(c.person_id or "" for c in profiles) == sorted(one.person or "" for one in said)
-
-
-async def test_no_token_ever_stood_in_an_address(mirrored: Mirrored) -> None:
-    found = [call for call in await mirrored.live.meta.calls() if call.token_in_url]
-
-    assert {call.endpoint for call in found} <= {"debug_token"}

@@ -39,6 +39,7 @@ SHOWN = {
     "state_reason": "not_checked",
     "connected_at": "2026-01-02T03:04:05.123Z",
     "last_synced_at": None,
+    "token_expires_at": None,
 }
 
 
@@ -121,13 +122,19 @@ async def test_the_last_part_of_a_list_has_no_next_page_token(
 async def test_a_page_is_shown(api: httpx.AsyncClient, upstream: Upstream) -> None:
     synced = Timestamp(seconds=1_700_000_000)
     upstream.answers["GetPage"] = store_pb.GetPageResponse(
-        page=a_page(last_synced_time=synced, state_reason="", facebook_page_id="")
+        page=a_page(
+            last_synced_time=synced,
+            token_expire_time=Timestamp(seconds=1_800_000_000),
+            state_reason="",
+            facebook_page_id="",
+        )
     )
 
     response = await api.get("/api/pages/178")
 
     assert response.json() == SHOWN | {
         "last_synced_at": "2023-11-14T22:13:20.000Z",
+        "token_expires_at": "2027-01-15T08:00:00.000Z",
         "state_reason": None,
         "facebook_page_id": None,
     }

@@ -44,6 +44,9 @@ QUEUED = a_run(pb.SYNC_STATE_QUEUED)
 HALF = a_run(conversations=500, messages=9_000, graph_calls=21, expected=1_000)
 DONE = a_run(pb.SYNC_STATE_SUCCEEDED, conversations=1_000, messages=18_000, graph_calls=42)
 STARTED = sync_pb.StartSyncResponse(run=QUEUED)
+OF_ALL = sync_pb.StartSyncResponse(
+    runs=[a_run(pb.SYNC_STATE_QUEUED, run_id=f"run-{page}", page_id=page) for page in ("1", "2")]
+)
 
 
 class Telling:
@@ -264,17 +267,15 @@ async def test_who_waits_is_sent_away_when_the_server_stops_and_told_which_run_g
     await asyncio.wait_for(telling.cancelled.wait(), SECONDS)
 
 
-async def test_all_pages_are_begun_across_the_pages_of_their_list(
-    api: httpx.AsyncClient, upstream: Upstream
-) -> None:
-    upstream.answers["ListPages"] = pages_in_two
-    upstream.answers["StartSync"] = started_as_asked
+async def test_all_pages_are_begun_in_one_call(api: httpx.AsyncClient, upstream: Upstream) -> None:
+    upstream.answers["StartSync"] = OF_ALL
 
     response = await api.post("/api/conversations/sync-all", json={})
 
     assert (response.status_code, response.json()) == (202, {"run_ids": ["run-1", "run-2"]})
-    begun = [each for each in upstream.requests if isinstance(each, sync_pb.StartSyncRequest)]
-    assert {each.mode for each in begun} == {pb.SYNC_MODE_AUTO}
+    assert upstream.request == sync_pb.StartSyncRequest(
+        all_pages=True, kind=pb.SYNC_KIND_CONVERSATIONS, mode=pb.SYNC_MODE_AUTO
+    )
 
 
 async def test_who_waits_for_all_pages_gets_each_run_as_it_ended(
@@ -284,8 +285,7 @@ async def test_who_waits_for_all_pages_gets_each_run_as_it_ended(
         state = {"run-1": pb.SYNC_STATE_SUCCEEDED, "run-2": pb.SYNC_STATE_FAILED}[asked.run_id]
         yield sync_pb.WatchSyncRunResponse(run=a_run(state, run_id=asked.run_id))
 
-    upstream.answers["ListPages"] = pages_in_two
-    upstream.answers["StartSync"] = started_as_asked
+    upstream.answers["StartSync"] = OF_ALL
     upstream.streams["WatchSyncRun"] = watch
 
     response = await api.post("/api/conversations/sync-all?wait=true", json={})
@@ -298,6 +298,8 @@ async def test_who_waits_for_all_pages_gets_each_run_as_it_ended(
 async def test_without_a_page_there_is_nothing_to_begin_or_to_wait_for(
     api: httpx.AsyncClient, upstream: Upstream
 ) -> None:
+    upstream.answers["StartSync"] = sync_pb.StartSyncResponse()
+
     begun = await api.post("/api/conversations/sync-all", json={})
     waited = await api.post("/api/conversations/sync-all?wait=true", json={})
 
@@ -305,26 +307,10 @@ async def test_without_a_page_there_is_nothing_to_begin_or_to_wait_for(
     assert (waited.status_code, waited.json()) == (200, {"run_ids": [], "runs": []})
 
 
-async def test_a_page_that_was_disconnected_meanwhile_stops_none_of_the_others(
+async def test_a_service_that_is_away_begins_nothing_of_all(
     api: httpx.AsyncClient, upstream: Upstream
 ) -> None:
-    def started(asked: sync_pb.StartSyncRequest) -> Message:
-        if asked.page_id == "1":
-            raise refusal_from(Kind.MISSING, "PAGE_UNKNOWN", "no such page")
-        return started_as_asked(asked)
-
-    upstream.answers["ListPages"] = pages_in_two
-    upstream.answers["StartSync"] = started
-
-    response = await api.post("/api/conversations/sync-all", json={})
-
-    assert response.json() == {"run_ids": ["run-2"]}
-
-
-async def test_a_store_that_is_away_begins_nothing_of_all(
-    api: httpx.AsyncClient, upstream: Upstream
-) -> None:
-    upstream.answers["ListPages"] = Unavailable("the store")
+    upstream.answers["StartSync"] = Unavailable("sync")
 
     response = await api.post("/api/conversations/sync-all", json={})
 
@@ -594,17 +580,6 @@ async def test_a_stream_ends_when_the_server_stops(
         rest = [line async for line in lines]
 
     assert rest == [""]
-
-
-def pages_in_two(asked: store_pb.ListPagesRequest) -> Message:
-    number, more = ("2", "") if asked.page_token else ("1", "more")
-    page = page_pb2.Page(page_id=number)
-    return store_pb.ListPagesResponse(pages=[page], next_page_token=more)
-
-
-def started_as_asked(asked: sync_pb.StartSyncRequest) -> Message:
-    run = a_run(pb.SYNC_STATE_QUEUED, run_id=f"run-{asked.page_id}", page_id=asked.page_id)
-    return sync_pb.StartSyncResponse(run=run)
 
 
 def lines_of(text: str) -> list[str]:

@@ -35,6 +35,7 @@ _NAMES = {
     "sent_time": "sent_at",
     "start_time": "started_at",
     "store_time": "stored_at",
+    "token_expire_time": "token_expires_at",
     "update_time": "updated_at",
     "continues": "continue",
 }

@@ -1,27 +1,23 @@
 """`pagewire sync` and `pagewire repair`: history mirrored, with progress while it is."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import grpc
 import typer
 
-from pagewire.store.v1.page_service_pb2 import ListPagesRequest
-from pagewire.store.v1.page_service_pb2_grpc import PageServiceStub
 from pagewire.sync.v1.history_service_pb2 import StartSyncRequest
 from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncMode, SyncRun
 from pagewire_cli import output
 from pagewire_cli.connection import ask
 from pagewire_cli.exits import Exit, Failure, Misused
-from pagewire_cli.listing import PAGE_SIZE_MAX, AsJson, fetched
+from pagewire_cli.listing import AsJson
 from pagewire_cli.progress import board, ended
 from pagewire_cli.runs import exit_of, going_on_without_us, service_on, tell
-from pagewire_cli.shapes import Json
 from pagewire_runtime.errors import Kind, Refusal
 
 if TYPE_CHECKING:
-    from pagewire.store.v1.page_service_pb2_grpc import PageServiceAsyncStub
     from pagewire.sync.v1.history_service_pb2_grpc import HistoryServiceAsyncStub
 
 BEGUN_AT_ONCE = 20
@@ -66,8 +62,8 @@ def sync(
     if comments:
         kinds.append(SyncKind.SYNC_KIND_COMMENTS)
     asked = [
-        StartSyncRequest(page_id=page_id, kind=kind, mode=mode)
-        for page_id in _chosen(page_ids, every)
+        _asked(chosen, kind=kind, mode=mode)
+        for chosen in _chosen(page_ids, every)
         for kind in kinds
     ]
     _run(asked, no_wait=no_wait, as_json=as_json)
@@ -87,36 +83,29 @@ def repair(
     pagewire repair --all
     """
     asked = [
-        StartSyncRequest(page_id=page_id, kind=SyncKind.SYNC_KIND_CONVERSATIONS, repair=True)
-        for page_id in _chosen(page_ids, every)
+        _asked(chosen, kind=SyncKind.SYNC_KIND_CONVERSATIONS, repair=True)
+        for chosen in _chosen(page_ids, every)
     ]
     _run(asked, no_wait=no_wait, as_json=as_json)
 
 
-def _chosen(page_ids: Sequence[str] | None, every: bool) -> Iterable[str]:
-    """The pages meant, each once. Raises Misused: none was named, or some and all."""
+def _chosen(page_ids: Sequence[str] | None, every: bool) -> list[StartSyncRequest]:
+    """A request for each page meant, or one for all. Raises Misused: none was named, or some and
+    all.
+    """
     if bool(page_ids) is every:
         raise Misused(
             "name pages or say --all" if not every else "name pages or say --all, not both"
         )
-    return dict.fromkeys(page_ids or _all_pages())
+    if every:
+        return [StartSyncRequest(all_pages=True)]
+    return [StartSyncRequest(page_id=page_id) for page_id in dict.fromkeys(page_ids or ())]
 
 
-def _all_pages() -> Sequence[str]:
-    async def work(channel: grpc.aio.Channel) -> Json:
-        service: PageServiceAsyncStub = PageServiceStub(channel)
-        return await fetched(
-            service.ListPages,
-            ListPagesRequest(),
-            "pages",
-            page_size=PAGE_SIZE_MAX,
-            everything=True,
-        )
-
-    pages = [page["page_id"] for page in ask("store", work)["pages"]]
-    if not pages:
-        raise Failure("no page is connected; `pagewire pages connect --help` says how")
-    return pages
+def _asked(chosen: StartSyncRequest, **more: Any) -> StartSyncRequest:
+    request = StartSyncRequest(**more)
+    request.MergeFrom(chosen)
+    return request
 
 
 def _run(asked: Sequence[StartSyncRequest], *, no_wait: bool, as_json: bool) -> None:
@@ -150,15 +139,18 @@ async def _begun(
     """
     room = asyncio.Semaphore(BEGUN_AT_ONCE)
 
-    async def begin(request: StartSyncRequest) -> SyncRun | None:
+    async def begin(request: StartSyncRequest) -> Sequence[SyncRun]:
         async with room:
             try:
-                return (await service.StartSync(request)).run
+                started = await service.StartSync(request)
             except Refusal as refusal:
                 if refusal.kind in (Kind.TRANSIENT, Kind.UNAUTHENTICATED):
                     raise
                 output.remark(f"{request.page_id}: {refusal.message} ({refusal.reason})")
-                return None
+                return []
+        if request.all_pages and not started.runs:
+            raise Failure("no page is connected; `pagewire pages connect --help` says how")
+        return started.runs if request.all_pages else [started.run]
 
     begun = await asyncio.gather(*map(begin, asked))
-    return [run for run in begun if run is not None]
+    return [run for runs in begun for run in runs]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import grpc
 
-from pagewire_runtime.interception import StreamCalls, UnaryCalls
+from pagewire_runtime.interception import ExchangeCalls, StreamCalls, UnaryCalls
 from pagewire_runtime.renewing import RenewingChannel
 from pagewire_runtime.tls import Tls
 
@@ -46,7 +46,8 @@ def channel(
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 500),
     ]
-    interceptors: list[grpc.aio.ClientInterceptor] = [UnaryCalls(token), StreamCalls(token)]
+    kinds = (UnaryCalls, StreamCalls, ExchangeCalls)
+    interceptors: list[grpc.aio.ClientInterceptor] = [kind(token) for kind in kinds]
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
 

@@ -65,7 +65,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     In order: request id and log context, caller and role, deadline, request bytes to message, the
     handler, its refusal to a status, metrics. A method that is not in `method_roles` admits nobody.
-    Methods that stream requests are not served: we have none.
+    Methods that stream requests and answer once are not served: we have none.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method in self._open:
             return handler
-        if handler.request_streaming:
+        if handler.request_streaming and not handler.response_streaming:
             return None
         self._guarded[method] = self._guard(method, handler)
         return self._guarded[method]
@@ -118,25 +118,26 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _guard(self, method: str, handler: Handler) -> Handler:
         # The request stays bytes until its sender is admitted: nothing of a stranger's is parsed.
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
+        make: Callable[..., Handler] = grpc.unary_unary_rpc_method_handler
+        if handler.request_streaming:
+            make = grpc.stream_stream_rpc_method_handler
+        elif handler.response_streaming:
+            make = grpc.unary_stream_rpc_method_handler
         return make(self._wrapped(method, handler), response_serializer=handler.response_serializer)
 
-    def _wrapped(self, method: str, handler: Handler) -> Callable[[bytes, Context], Any]:
+    def _wrapped(self, method: str, handler: Handler) -> Callable[[Any, Context], Any]:
         cap = self._overrides.get(method, self._cap).total_seconds()
         admitted = self._method_roles.get(method, frozenset())
-        behave: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        behave: Any = handler.stream_stream or handler.unary_stream or handler.unary_unary
         answer = self._stream if handler.response_streaming else self._unary
+        read: Any = _messages if handler.request_streaming else _message
 
-        async def guarded(raw: bytes, context: Context) -> Any:
+        async def guarded(raw: Any, context: Context) -> Any:
             started, code = time.perf_counter(), grpc.StatusCode.OK
             limit = asyncio.timeout(_allow(context, cap))
             try:
                 self._identify(method, admitted, context)
-                request = _message(handler, raw)
+                request = read(handler, raw)
                 async with limit:
                     return await answer(behave, request, context, limit)
             except grpc.aio.AbortError:
@@ -254,6 +255,11 @@ def _message(handler: Handler, raw: bytes) -> Any:
         raise InvalidArgument("request", "is not a message of this method") from None
 
 
+async def _messages(handler: Handler, raws: AsyncIterable[bytes]) -> AsyncIterator[Any]:
+    async for raw in raws:
+        yield _message(handler, raw)
+
+
 def _observe(method: str, code: grpc.StatusCode, seconds: float) -> None:
     _seconds.labels(method, code.name).observe(seconds)
 
@@ -309,6 +315,19 @@ class StreamCalls(_Outgoing, grpc.aio.UnaryStreamClientInterceptor):
         request: Any,
     ) -> AsyncIterator[Any]:
         return _refusing(await continuation(self.prepared(client_call_details, None), request))
+
+
+class ExchangeCalls(_Outgoing, grpc.aio.StreamStreamClientInterceptor):
+    """The same for calls of which both sides are streams."""
+
+    async def intercept_stream_stream(
+        self,
+        continuation: Callable[[ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: ClientCallDetails,
+        request_iterator: Any,
+    ) -> AsyncIterator[Any]:
+        prepared = self.prepared(client_call_details, None)
+        return _refusing(await continuation(prepared, request_iterator))
 
 
 async def _refusing(call: AsyncIterable[Any]) -> AsyncIterator[Any]:

@@ -9,7 +9,7 @@ import msgspec
 from pagewire_simulator import calls, operations, refusals, token_calls, tokens, wire
 from pagewire_simulator.adopting import adopt
 from pagewire_simulator.calls import Call
-from pagewire_simulator.entities import Account
+from pagewire_simulator.entities import Account, Token
 from pagewire_simulator.faults import Answer, Fault
 from pagewire_simulator.ledger import CallRecord
 from pagewire_simulator.meta import Meta
@@ -85,18 +85,34 @@ class Answering:
         if about := token_calls.find(meta, call):
             record.endpoint, record.shape = about.name, f"/{about.name}"
             record.proof = "unused"
-            await asyncio.sleep(meta.latency.draw(about.name, in_batch=bool(call.batch)))
-            return self._normal(about.run(meta, call))
-        operation, request = self._recognise()
-        fault = self._strike(request)
-        return await self._perform(operation, request, fault)
-
-    def _recognise(self) -> tuple[Operation, Request]:
-        """The operation and its request; raises Refused for what Graph would not start on."""
-        meta, call, record = self._meta, self._call, self._record
+            fault = self._strike("")
+            return await self._perform(lambda: Outcome(answer=about.run(meta, call)), fault)
         now = meta.clock()
+        try:
+            token, target, operation = self._recognise(now)
+        except Refused:
+            if self.account:
+                meta.usage.note(self.account, now)
+            raise
+        meta.usage.count(target.account, now)
+        if operation.reads:
+            meta.limits.read_conversations(target.account, now)
+        request = self._request(token, target, now)
+        fault = self._strike(target.account.id)
+        request.paging.circles = fault is not None and fault.answer is Answer.CIRCLE
+
+        def run() -> Outcome:
+            request.now = meta.clock()
+            return operation.run(meta, request)
+
+        return await self._perform(run, fault)
+
+    def _recognise(self, now: int) -> tuple[Token, Target, Operation]:
+        """Who calls, for what; raises Refused for what Graph would not start on."""
+        meta, call, record = self._meta, self._call, self._record
         if meta.options.adopt:
             adopt(meta.world, call.host, call.node, call.edge, call.params, call.shown, now)
+        self._attribute()
         token = tokens.identify(meta.world, call.shown, call.host, now)
         record.proof = tokens.judge_proof(meta.app.secrets.of(token.host), call.shown, now)
         tokens.check_proof(record.proof, required=meta.options.require_proof)
@@ -106,9 +122,21 @@ class Answering:
         record.endpoint = operations.aim(meta.world, operation.name, target, call.params)
         self.account = target.account
         self._note(target, call.params)
-        meta.usage.count(target.account, now)
-        if operation.reads:
-            meta.limits.read_conversations(target.account, now)
+        return token, target, operation
+
+    def _attribute(self) -> None:
+        """Whose call it is shows by its token, also where that is refused."""
+        world, shown = self._meta.world, self._call.shown.token
+        token = world.tokens.get(shown or "")
+        own = sorted(
+            world.accounts_of(token.node) if token else (),
+            key=lambda account: account.id != self._call.node,
+        )
+        if own:
+            self.account, self._record.account_id = own[0], own[0].id
+
+    def _request(self, token: Token, target: Target, now: int) -> Request:
+        meta, call = self._meta, self._call
         paging = Paging(
             seed=meta.seed,
             reading=meta.options.reading_of(target.account),
@@ -116,7 +144,7 @@ class Answering:
             token=token.value,
             signed=self._signature(now),
         )
-        return operation, Request(
+        return Request(
             host=call.host,
             node=token.node if call.node == "me" else call.node,
             edge=call.edge,
@@ -147,44 +175,46 @@ class Answering:
         else:
             record.text = text_of(message)
 
-    def _strike(self, request: Request) -> Fault | None:
+    def _strike(self, account: str) -> Fault | None:
         record = self._record
         struck = self._meta.strike(
-            request.account.id,
-            record.endpoint,
-            record.person_id,
-            in_batch=bool(self._call.batch),
+            account, record.endpoint, record.person_id, in_batch=bool(self._call.batch)
         )
         if struck is None:
             return None
         record.fault, fault = struck
-        request.paging.circles = fault.answer is Answer.CIRCLE
         return fault
 
-    async def _perform(self, operation: Operation, request: Request, fault: Fault | None) -> Reply:
-        meta, latency = self._meta, self._meta.latency
-        wait = latency.draw(self._record.endpoint, in_batch=bool(self._call.batch))
+    async def _perform(self, run: Callable[[], Outcome], fault: Fault | None) -> Reply:
+        in_batch = bool(self._call.batch)
+        wait = self._meta.latency.draw(self._record.endpoint, in_batch=in_batch)
         wait += fault.late if fault else 0
         takes_effect = fault is None or fault.created
-        self._undone = (lambda: operation.run(meta, request)) if takes_effect else None
+        self._undone = run if takes_effect else None
         if wait:
             await asyncio.sleep(wait)
         if fault and not takes_effect:
             await self._pause(fault)
             return self._spoiled(fault, {})
-        request.now = meta.clock()
         self._undone = None
-        outcome = operation.run(meta, request)
-        if outcome.created:
-            meta.ledger.created(self._record, outcome.created)
-        if outcome.sent:
-            await meta.echo_sent(request.account, outcome.sent)
-        if extra := latency.showing(outcome.items):
-            await asyncio.sleep(extra)
-        meta.usage.charge(request.account, wait + extra, outcome.items)
-        meta.arrivals.answered(request.account.id, self._record.endpoint)
+        outcome = run()
+        await self._follow(outcome, wait)
         await self._pause(fault)
         return self._spoiled(fault, outcome.answer) if fault else self._normal(outcome.answer)
+
+    async def _follow(self, outcome: Outcome, waited: float) -> None:
+        """What follows from what the call did: records, echoes, arrivals, and time."""
+        meta, account = self._meta, self.account
+        if outcome.created:
+            meta.ledger.created(self._record, outcome.created)
+        if account is None:
+            return
+        if outcome.sent:
+            await meta.echo_sent(account, outcome.sent)
+        if extra := meta.latency.showing(outcome.items):
+            await asyncio.sleep(extra)
+        meta.usage.charge(account, waited + extra, outcome.items)
+        meta.arrivals.answered(account.id, self._record.endpoint)
 
     async def _pause(self, fault: Fault | None) -> None:
         if fault and fault.seconds:

@@ -68,13 +68,6 @@ FAULTS: dict[str, Fault] = {
     "empty": Fault(answer=Answer.EMPTY, created=True),
     "html": Fault(answer=Answer.HTML, created=True),
     "truncated": Fault(answer=Answer.TRUNCATED, created=True),
-    "null": Fault(answer=Answer.NULL, created=False),
-    "null_created": Fault(answer=Answer.NULL, created=True),
-    "aborted": refused(refusals.ABORTED),
-    "object": Fault(answer=Answer.OBJECT, created=True),
-    "circle": Fault(answer=Answer.CIRCLE, created=True),
-    "too_much": refused(refusals.TOO_MUCH),
-    "stale_cursor": refused(refusals.CURSOR),
     "http_500": Fault(answer=Answer.BARE, created=False, status=500),
     "http_502": Fault(answer=Answer.BARE, created=False, status=502),
     "http_503": Fault(answer=Answer.BARE, created=False, status=503),
@@ -94,6 +87,19 @@ FAULTS: dict[str, Fault] = {
 }
 
 
+FAULTS_OF_READS: dict[str, Fault] = {
+    "null": Fault(answer=Answer.NULL, created=False),
+    "null_created": Fault(answer=Answer.NULL, created=True),
+    "aborted": refused(refusals.ABORTED),
+    "object": Fault(answer=Answer.OBJECT, created=True),
+    "circle": Fault(answer=Answer.CIRCLE, created=True),
+    "too_much": refused(refusals.TOO_MUCH),
+    "stale_cursor": refused(refusals.CURSOR),
+}
+"""What only reads and batches meet; the rest may meet any call."""
+ALL = FAULTS | FAULTS_OF_READS
+
+
 class UnknownFault(ValueError):
     """No fault has this name."""
 
@@ -101,7 +107,7 @@ class UnknownFault(ValueError):
 class Script(msgspec.Struct, kw_only=True):
     """Which calls meet the fault.
 
-    ``fault`` is a name of ``FAULTS``; the optional fields below it change that fault. ``account``,
+    ``fault`` is a name of ``ALL``; the optional fields below it change that fault. ``account``,
     ``endpoint`` and ``person`` None match every one; ``skip`` matching calls pass first, then
     ``count`` meet it (None: all), each with ``probability``. ``lasts`` seconds ends it by time.
     """
@@ -123,9 +129,9 @@ class Script(msgspec.Struct, kw_only=True):
 
     def compose(self) -> Fault:
         try:
-            fault = FAULTS[self.fault]
+            fault = ALL[self.fault]
         except KeyError:
-            raise UnknownFault(f"no fault is called {self.fault!r}: {', '.join(FAULTS)}") from None
+            raise UnknownFault(f"no fault is called {self.fault!r}: {', '.join(ALL)}") from None
         changes: dict[str, Any] = {}
         if self.created is not None:
             changes["created"] = self.created
@@ -145,9 +151,9 @@ class Script(msgspec.Struct, kw_only=True):
         return msgspec.structs.replace(fault, **changes)
 
     def matches(self, account: str, endpoint: str, person: str | None) -> bool:
-        """A batch as a whole is meant only where ``endpoint`` says so."""
-        if endpoint == BATCH:
-            return self.endpoint == BATCH
+        """What is about no account, as a batch as a whole, is meant where ``endpoint`` says so."""
+        if not account:
+            return self.endpoint == endpoint
         return (
             self.account in (None, account)
             and self.endpoint in (None, endpoint)

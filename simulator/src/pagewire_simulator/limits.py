@@ -4,6 +4,8 @@ Pure: time comes in as Unix milliseconds. Figures: the Messenger Platform's rate
 per-thread limit is not published, so it is a parameter that is off by default.
 """
 
+from contextlib import suppress
+
 import msgspec
 
 from pagewire_simulator import refusals
@@ -183,6 +185,11 @@ class Usage:
             raise Refused(
                 refusals.MESSENGER_THROTTLED if on_messenger else refusals.INSTAGRAM_THROTTLED
             )
+
+    def note(self, account: Account, now: int) -> None:
+        """Counts a call that is refused for another reason."""
+        with suppress(Refused):
+            self.count(account, now)
 
     def charge(self, account: Account, seconds: float, items: int) -> None:
         """Adds what a call took until its answer, with so many messages or comments shown."""

@@ -8,7 +8,7 @@ from random import Random
 
 import msgspec
 
-from pagewire_simulator.faults import FAULTS, Answer, Fault
+from pagewire_simulator.faults import ALL, Answer, Fault
 
 KINDS = {
     "error": 3.0,
@@ -38,7 +38,7 @@ class Weather(msgspec.Struct, kw_only=True, frozen=True):
     slow_by: tuple[float, float] = (5, 90)
 
     def __post_init__(self) -> None:
-        if unknown := self.kinds.keys() - FAULTS.keys():
+        if unknown := self.kinds.keys() - ALL.keys():
             raise ValueError(f"no fault is called {', '.join(sorted(unknown))}")
 
 
@@ -59,7 +59,7 @@ class Sky:
         if self._calls.random() < share:
             names, weights = list(weather.kinds), list(weather.kinds.values())
             (name,) = self._calls.choices(names, weights)
-            return f"weather_{name}", FAULTS[name]
+            return f"weather_{name}", ALL[name]
         if self._calls.random() < weather.slow:
             seconds = self._calls.uniform(*weather.slow_by)
             return "weather_slow", Fault(answer=Answer.NORMAL, created=True, seconds=seconds)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pagewire_store.columns import BOOL, BYTES, INT, PLAIN, PLAIN_OR_NULL, TEXT, TIME, Column, words
-from pagewire_store.mirrored import DIRECTIONS
+from pagewire_store.mirrored import ARCHIVED, ATTACHED, DIRECTIONS, KIND_STEP, TOUCHED
 from pagewire_store.projections import KINDS, SNIPPET_LENGTH
 from pagewire_store.trips import Said, Statement
 
@@ -101,6 +101,12 @@ def _differs(merged: Mapping[str, str], spared: str, old: str, new: str) -> str:
 
 def _of(sql: str, old: str, new: str) -> str:
     return sql.replace("{o}", old).replace("{n}", new)
+
+
+def _place(value: str, words: Sequence[str | None]) -> str:
+    """The place of a value among the words, counted from 1; 0 for any other."""
+    cases = " ".join(f"when '{word}' then {at}" for at, word in enumerate(words, 1))
+    return f"case {value} {cases} else 0 end"
 
 
 # Graph tells whole seconds, webhooks milliseconds: so a stored time stays, but for that of a row
@@ -308,6 +314,37 @@ CONVERSATIONS = OfPage(
     ),
     staged_in="mirrored_conversation",
     **_THREAD_COLUMNS,
+)
+
+# What is stored of threads, as `mirrored.as_shown` compares it: of each message in the time that
+# those shown are of, its id, its text, and a number that says the rest. By thread: to look up each
+# message by its id takes PostgreSQL three times as long. In the order of the index that it is to
+# use, for without statistics another one seems as good.
+STORED_MESSAGES = OfPage(
+    f"""
+    select m.mid, coalesce(m.text, ''), case
+        when m.is_archived then {ARCHIVED}
+        when m.is_deleted or m.edited_at is not null then {TOUCHED}
+        else {_place("m.direction", DIRECTIONS[1:])} + {_place("m.kind", KINDS[1:])} * {KIND_STEP}
+            + (m.attachments is not null)::int * {ATTACHED} end
+    from {{rows}}
+    cross join lateral (
+        select * from message o where o.page_id = n.page_id and o.participant_id = n.participant_id
+            and o.created_at between n.first_at and n.last_at
+        order by o.created_at desc, o.mid offset 0) m
+    """,  # noqa: S608  # all of it is constant
+    participant_id=PLAIN,
+    first_at=TIME,
+    last_at=TIME,
+)
+STORED_CONVERSATIONS = OfPage(
+    """
+    select c.participant_id, coalesce(c.participant_name, ''), coalesce(c.thread_id, ''),
+        (extract(epoch from c.updated_at) * 1000000)::bigint, c.snippet, c.unread_count
+    from {rows}
+    join conversation c on c.page_id = n.page_id and c.participant_id = n.participant_id
+    """,
+    participant_id=PLAIN,
 )
 
 # Which of these people have a conversation with the page, and whether it is connected.

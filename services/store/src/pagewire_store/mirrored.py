@@ -42,6 +42,15 @@ SHOWN_ID = 200
 DIRECTIONS = (None, "inbound", "outbound")
 """Who wrote a message; columns hold the place of one, as they do of its kind in KINDS."""
 
+ARCHIVED, TOUCHED = -1, -2
+"""What a stored message's number says if it is archived, or was edited or unsent; of any other the
+place of its direction, that of its kind so many times, and whether it has attachments."""
+KIND_STEP = len(DIRECTIONS)
+ATTACHED = KIND_STEP * len(KINDS)
+
+SECOND = 1_000_000
+"""In microseconds: by how much Graph's times and webhooks' differ at the most."""
+
 _KIND_OF: Mapping[int, int] = {
     TRIGGER_STORY_REPLY: KINDS.index("story_reply"),
     TRIGGER_STORY_MENTION: KINDS.index("story_mention"),
@@ -71,6 +80,16 @@ class Batch(NamedTuple):
             return self.positions
         places = dict(zip(self.columns[0], self.positions, strict=True))
         return sorted(places[one] for one in ids if one in places)
+
+    def without(self, is_left_out: Callable[[int], bool]) -> Batch:
+        """The rows but those at these places."""
+        left = [at for at in range(len(self.positions)) if not is_left_out(at)]
+        if len(left) == len(self.positions):
+            return self
+        return Batch(
+            [self.positions[at] for at in left],
+            [[column[at] for at in left] for column in self.columns],
+        )
 
     def singly(self) -> Iterator[Batch]:
         """The rows, each by itself."""
@@ -185,6 +204,74 @@ def labels(shown: Sequence[MirroredLabel], first: int) -> Sifted:
         ("id_malformed", _malformed_if_any(ids)),
     ]
     return _sifted(ROW_KIND_LABEL, first, [names, ids], failures, _first_that_says)
+
+
+def spans(spoken: Batch) -> list[Sequence[Any]]:
+    """Of each conversation that messages are of: who, and when the first and the last may be."""
+    found: dict[str, list[int]] = {}
+    for person, at in zip(spoken.columns[1], spoken.columns[6], strict=True):
+        span = found.get(person)
+        if span is None:
+            found[person] = [at, at]
+        elif at < span[0]:
+            span[0] = at
+        elif at > span[1]:
+            span[1] = at
+    return [
+        list(found),
+        [first - SECOND for first, _ in found.values()],
+        [last + SECOND for _, last in found.values()],
+    ]
+
+
+def as_shown(spoken: Batch, stored: Sequence[tuple[str, str, int]]) -> Callable[[int], bool]:
+    """Whether a message is stored so that what Graph shows of it changes nothing, by its place.
+
+    It may be so of others too. `stored` has ids, texts and numbers. What Graph tells nothing of but
+    id and time adds nothing to what is known.
+    """
+    mids, _, directions, kinds, texts, attached, _, _ = spoken.columns
+    numbers = [
+        direction + kind * KIND_STEP + (0 if one is None else ATTACHED)
+        for direction, kind, one in zip(directions, kinds, attached, strict=True)
+    ]
+    same = set(zip(mids, texts, numbers, strict=True)).intersection(stored)
+    ended = {mid for mid, _, number in stored if number == ARCHIVED}
+    known = {mid for mid, _, number in stored if number >= 0}
+
+    def is_stored(at: int) -> bool:
+        mid, text, number = mids[at], texts[at], numbers[at]
+        return (
+            (mid, text, number) in same
+            or mid in ended
+            or (number == 0 and not text and mid in known)
+        )
+
+    return is_stored
+
+
+def threads_as_shown(
+    shown: Batch, stored: Sequence[tuple[str, str, str, int, str, int]]
+) -> Callable[[int], bool]:
+    """The same of conversations; `stored` has the first columns of a Thread but when it was shown,
+    and when it was moved last in its place."""
+    known = {row[0]: row[1:] for row in stored}
+
+    def is_stored(at: int) -> bool:
+        person, name, thread_id, shown_at, snippet, unread_count, *_ = (
+            column[at] for column in shown.columns
+        )
+        if person not in known:
+            return False
+        its_name, its_thread, moved_at, its_snippet, its_unread = known[person]
+        return (
+            name in ("", its_name)
+            and thread_id in ("", its_thread)
+            and shown_at <= moved_at
+            and (snippet, unread_count) == (its_snippet, its_unread)
+        )
+
+    return is_stored
 
 
 def threads(batch: Batch | None, spoken: Batch | None) -> list[Thread]:

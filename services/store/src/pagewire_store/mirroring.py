@@ -31,7 +31,7 @@ from pagewire_store.mirror_statements import OfPage
 from pagewire_store.mirrored import Batch, Sifted
 from pagewire_store.pages import PageUnknown
 from pagewire_store.projections import timestamp_micros
-from pagewire_store.trips import BEGIN, COMMIT, Answer, trip
+from pagewire_store.trips import BEGIN, COMMIT, Answer, Said, trip
 
 MOST_ROWS = 20_000
 """Of a request, in all."""
@@ -107,8 +107,29 @@ class Mirror:
         upsert = _Upsert(request, self._chunk_rows, int(self._clock() * 1e6) + DAY)
         upsert.known = await self._known(request.page_id, upsert.people_to_look_up())
         for chunk in upsert.chunks():
+            await self._look(request.page_id, chunk)
             await self._store(upsert, chunk)
         return upsert.found
+
+    async def _look(self, page_id: str, chunk: _Chunk) -> None:
+        """Leaves out what is stored as it is shown: mostly that is all, and nothing is written."""
+        conversations, messages = chunk.conversations, chunk.messages
+        said = []
+        if conversations:
+            said.append(sql.STORED_CONVERSATIONS.over(page_id, 0, conversations.columns[:1]))
+        if messages:
+            said.append(sql.STORED_MESSAGES.over(page_id, 0, mirrored.spans(messages)))
+        if not said:
+            return
+        answers = iter(await self._say(*said))
+        if conversations:
+            stored: Any = next(answers).rows
+            chunk.conversations = conversations.without(
+                mirrored.threads_as_shown(conversations, stored)
+            )
+        if messages:
+            stored = next(answers).rows
+            chunk.messages = messages.without(mirrored.as_shown(messages, stored))
 
     async def _known(self, page_id: str, people: Sequence[str]) -> set[str]:
         """Which of the people have a conversation with the page. Raises PageUnknown."""
@@ -118,14 +139,19 @@ class Mirror:
         if people:
             said.append(sql.KNOWN.over(page_id, 0, [people]))
 
-        async def look(connection: Driver) -> list[Answer]:
-            return await trip(connection, *said)
-
-        async with self._turns:
-            connected, *known = await in_yielding_transaction(self._connections, look)
+        connected, *known = await self._say(*said)
         if not connected.rows:
             raise PageUnknown(page_id)
         return {person for answer in known for (person,) in answer.rows}
+
+    async def _say(self, *said: Said) -> list[Answer]:
+        """What only reads."""
+
+        async def work(connection: Driver) -> list[Answer]:
+            return await trip(connection, *said)
+
+        async with self._turns:
+            return await in_yielding_transaction(self._connections, work)
 
     async def _store(self, upsert: _Upsert, chunk: _Chunk) -> None:
         """Stores a chunk; where PostgreSQL refuses something of it, row by row."""
@@ -146,6 +172,8 @@ class Mirror:
     async def _committed(self, page_id: str, read_at: int, chunk: _Chunk) -> dict[OfPage, Answer]:
         """What each statement said, once all is committed."""
         steps = list(chunk.steps())
+        if not steps:
+            return {}
         many = {
             statement.staged_in: (statement, columns)
             for statement, columns in steps

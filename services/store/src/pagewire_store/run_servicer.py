@@ -59,6 +59,8 @@ class RunServicer(RunServiceServicer):
         self._lease = lease
 
     async def StartRun(self, request: StartRunRequest, context: Context) -> StartRunResponse:
+        if request.all_pages:
+            return await self._start_all(request)
         run, is_new = await self._done(
             lambda connection: runs.start(
                 connection, request.page_id, request.kind, request.mode, repair=request.repair
@@ -67,6 +69,18 @@ class RunServicer(RunServiceServicer):
         if is_new:
             self._waking.wake()
         return StartRunResponse(run=run)
+
+    async def _start_all(self, request: StartRunRequest) -> StartRunResponse:
+        if request.page_id:
+            raise InvalidArgument("page_id", "must be empty where all pages are meant")
+        started = await self._done(
+            lambda connection: runs.start_all(
+                connection, request.kind, request.mode, repair=request.repair
+            )
+        )
+        if any(is_new for _, is_new in started):
+            self._waking.wake()
+        return StartRunResponse(runs=[run for run, _ in started])
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> GetRunResponse:
         run = await self._done(lambda connection: runs.get(connection, request.run_id))

@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -193,6 +194,25 @@ async def start(
         return run_from(known), False
     wanted |= {"run_id": ids.new_run_id(), "origin": "repair" if repair else "request"}
     return run_from((await connection.execute(_QUEUE, wanted)).one()), True
+
+
+_CONNECTED = text("select page_id from page where connected order by page_id")
+
+
+async def start_all(
+    connection: AsyncConnection,
+    kind: SyncKind.ValueType,
+    mode: SyncMode.ValueType,
+    *,
+    repair: bool = False,
+) -> list[tuple[SyncRun, bool]]:
+    """`start`, of every connected page: to be claimed together, for they are committed together."""
+    pages = (await connection.execute(_CONNECTED)).scalars().all()
+    started = []
+    for page_id in pages:
+        with suppress(PageUnknown):  # disconnected just now
+            started.append(await start(connection, page_id, kind, mode, repair=repair))
+    return started
 
 
 def _check(kind: SyncKind.ValueType, mode: SyncMode.ValueType, *, repair: bool) -> None:

@@ -28,6 +28,7 @@ RECORD_SECONDS = 1.0
 RENEW_SECONDS = 3.0
 """A fifth of a lease."""
 RELEASE_SECONDS = 2.0
+REFUSED_SECONDS = 5.0
 
 _runs = metrics.counter(
     "pagewire_history_runs", "Runs that this process ended, by kind and how.", ["kind", "end"]
@@ -94,7 +95,12 @@ class History:
             request = pb.ClaimRunsRequest(
                 owner=self.owner, max_runs=AT_ONCE - len(self._under_way), wait=CLAIM_WAIT
             )
-            claimed = await persistently(lambda: self.store.ClaimRuns(request))  # noqa: B023
+            try:
+                claimed = await persistently(lambda: self.store.ClaimRuns(request))  # noqa: B023
+            except Refusal as refusal:  # an older store may not know runs yet
+                log.warning("no runs can be claimed", reason=refusal.reason)
+                await asyncio.sleep(REFUSED_SECONDS)
+                continue
             for each in claimed.runs:
                 self._begin(each)
 

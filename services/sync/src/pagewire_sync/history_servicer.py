@@ -65,7 +65,8 @@ class HistoryServicer(HistoryServiceServicer):
         self, request: pb.StartSyncRequest, context: Context
     ) -> pb.StartSyncResponse:
         asked = store_pb.StartRunRequest(
-            page_id=_page_id(request.page_id),
+            page_id="" if request.all_pages else _page_id(request.page_id),
+            all_pages=request.all_pages,
             kind=_of(SyncKind, request.kind, "kind"),
             mode=_of(SyncMode, request.mode or SyncMode.SYNC_MODE_AUTO, "mode"),
             repair=request.repair,
@@ -74,7 +75,11 @@ class HistoryServicer(HistoryServiceServicer):
             raise InvalidArgument("repair", "is of conversations alone")
         if request.repair and request.mode == SyncMode.SYNC_MODE_FULL:
             raise InvalidArgument("mode", "a repair is incremental")
-        return pb.StartSyncResponse(run=(await self._runs.StartRun(asked)).run)
+        if request.all_pages and request.page_id:
+            raise InvalidArgument("page_id", "must be empty where all pages are meant")
+        started = await self._runs.StartRun(asked)
+        run = None if request.all_pages else started.run
+        return pb.StartSyncResponse(run=run, runs=started.runs)
 
     async def GetSyncRun(
         self, request: pb.GetSyncRunRequest, context: Context

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TypeAlias
 
 from pagewire_runtime import metrics
@@ -54,6 +55,7 @@ _reads = metrics.counter(
     "Operations of history at Graph, by how they ended: done, unfinished or the class of error.",
     ["operation", "end"],
 )
+_reads_that_ended = cache(_reads.labels)  # looked up once, as that takes longer than to count
 _waits = metrics.histogram(
     "pagewire_graph_wait_seconds",
     "How long reads waited for their page's budget.",
@@ -206,7 +208,7 @@ class Reads:
             tally.calls += 1
             ask = self._batches.gathered if batched else self._batches.alone
             result = await ask(operation)
-            _reads.labels(operation.name, _end(result)).inc()
+            _reads_that_ended(operation.name, _end(result)).inc()
             await self._learn(operation, page, result)
             return TOO_LARGE if result == UNREAD and not batched else result
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pagewire.type.v1 import sync_run_pb2 as pagewire_dot_type_dot_v1_dot_sync__run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/sync/v1/history_service.proto\x12\x10pagewire.sync.v1\x1a\x1fpagewire/type/v1/sync_run.proto\"\x87\x01\n\x10StartSyncRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncKind\x12(\n\x04mode\x18\x03 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncMode\x12\x0e\n\x06repair\x18\x04 \x01(\x08\";\n\x11StartSyncResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"#\n\x11GetSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"<\n\x12GetSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"M\n\x13ListSyncRunsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x14ListSyncRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x13WatchSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\">\n\x14WatchSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"&\n\x14\x43\x61ncelSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"?\n\x15\x43\x61ncelSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun2\xeb\x03\n\x0eHistoryService\x12V\n\tStartSync\x12\".pagewire.sync.v1.StartSyncRequest\x1a#.pagewire.sync.v1.StartSyncResponse\"\x00\x12Y\n\nGetSyncRun\x12#.pagewire.sync.v1.GetSyncRunRequest\x1a$.pagewire.sync.v1.GetSyncRunResponse\"\x00\x12_\n\x0cListSyncRuns\x12%.pagewire.sync.v1.ListSyncRunsRequest\x1a&.pagewire.sync.v1.ListSyncRunsResponse\"\x00\x12\x61\n\x0cWatchSyncRun\x12%.pagewire.sync.v1.WatchSyncRunRequest\x1a&.pagewire.sync.v1.WatchSyncRunResponse\"\x00\x30\x01\x12\x62\n\rCancelSyncRun\x12&.pagewire.sync.v1.CancelSyncRunRequest\x1a\'.pagewire.sync.v1.CancelSyncRunResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/sync/v1/history_service.proto\x12\x10pagewire.sync.v1\x1a\x1fpagewire/type/v1/sync_run.proto\"\x9a\x01\n\x10StartSyncRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncKind\x12(\n\x04mode\x18\x03 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncMode\x12\x0e\n\x06repair\x18\x04 \x01(\x08\x12\x11\n\tall_pages\x18\x05 \x01(\x08\"d\n\x11StartSyncResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\'\n\x04runs\x18\x02 \x03(\x0b\x32\x19.pagewire.type.v1.SyncRun\"#\n\x11GetSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"<\n\x12GetSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"M\n\x13ListSyncRunsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x14ListSyncRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x13WatchSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\">\n\x14WatchSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"&\n\x14\x43\x61ncelSyncRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"?\n\x15\x43\x61ncelSyncRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun2\xeb\x03\n\x0eHistoryService\x12V\n\tStartSync\x12\".pagewire.sync.v1.StartSyncRequest\x1a#.pagewire.sync.v1.StartSyncResponse\"\x00\x12Y\n\nGetSyncRun\x12#.pagewire.sync.v1.GetSyncRunRequest\x1a$.pagewire.sync.v1.GetSyncRunResponse\"\x00\x12_\n\x0cListSyncRuns\x12%.pagewire.sync.v1.ListSyncRunsRequest\x1a&.pagewire.sync.v1.ListSyncRunsResponse\"\x00\x12\x61\n\x0cWatchSyncRun\x12%.pagewire.sync.v1.WatchSyncRunRequest\x1a&.pagewire.sync.v1.WatchSyncRunResponse\"\x00\x30\x01\x12\x62\n\rCancelSyncRun\x12&.pagewire.sync.v1.CancelSyncRunRequest\x1a\'.pagewire.sync.v1.CancelSyncRunResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.sync.v1.history_se
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STARTSYNCREQUEST']._serialized_start=94
-  _globals['_STARTSYNCREQUEST']._serialized_end=229
-  _globals['_STARTSYNCRESPONSE']._serialized_start=231
-  _globals['_STARTSYNCRESPONSE']._serialized_end=290
-  _globals['_GETSYNCRUNREQUEST']._serialized_start=292
-  _globals['_GETSYNCRUNREQUEST']._serialized_end=327
-  _globals['_GETSYNCRUNRESPONSE']._serialized_start=329
-  _globals['_GETSYNCRUNRESPONSE']._serialized_end=389
-  _globals['_LISTSYNCRUNSREQUEST']._serialized_start=391
-  _globals['_LISTSYNCRUNSREQUEST']._serialized_end=468
-  _globals['_LISTSYNCRUNSRESPONSE']._serialized_start=470
-  _globals['_LISTSYNCRUNSRESPONSE']._serialized_end=558
-  _globals['_WATCHSYNCRUNREQUEST']._serialized_start=560
-  _globals['_WATCHSYNCRUNREQUEST']._serialized_end=597
-  _globals['_WATCHSYNCRUNRESPONSE']._serialized_start=599
-  _globals['_WATCHSYNCRUNRESPONSE']._serialized_end=661
-  _globals['_CANCELSYNCRUNREQUEST']._serialized_start=663
-  _globals['_CANCELSYNCRUNREQUEST']._serialized_end=701
-  _globals['_CANCELSYNCRUNRESPONSE']._serialized_start=703
-  _globals['_CANCELSYNCRUNRESPONSE']._serialized_end=766
-  _globals['_HISTORYSERVICE']._serialized_start=769
-  _globals['_HISTORYSERVICE']._serialized_end=1260
+  _globals['_STARTSYNCREQUEST']._serialized_end=248
+  _globals['_STARTSYNCRESPONSE']._serialized_start=250
+  _globals['_STARTSYNCRESPONSE']._serialized_end=350
+  _globals['_GETSYNCRUNREQUEST']._serialized_start=352
+  _globals['_GETSYNCRUNREQUEST']._serialized_end=387
+  _globals['_GETSYNCRUNRESPONSE']._serialized_start=389
+  _globals['_GETSYNCRUNRESPONSE']._serialized_end=449
+  _globals['_LISTSYNCRUNSREQUEST']._serialized_start=451
+  _globals['_LISTSYNCRUNSREQUEST']._serialized_end=528
+  _globals['_LISTSYNCRUNSRESPONSE']._serialized_start=530
+  _globals['_LISTSYNCRUNSRESPONSE']._serialized_end=618
+  _globals['_WATCHSYNCRUNREQUEST']._serialized_start=620
+  _globals['_WATCHSYNCRUNREQUEST']._serialized_end=657
+  _globals['_WATCHSYNCRUNRESPONSE']._serialized_start=659
+  _globals['_WATCHSYNCRUNRESPONSE']._serialized_end=721
+  _globals['_CANCELSYNCRUNREQUEST']._serialized_start=723
+  _globals['_CANCELSYNCRUNREQUEST']._serialized_end=761
+  _globals['_CANCELSYNCRUNRESPONSE']._serialized_start=763
+  _globals['_CANCELSYNCRUNRESPONSE']._serialized_end=826
+  _globals['_HISTORYSERVICE']._serialized_start=829
+  _globals['_HISTORYSERVICE']._serialized_end=1320
 # @@protoc_insertion_point(module_scope)

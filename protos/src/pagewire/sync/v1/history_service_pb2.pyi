@@ -29,6 +29,7 @@ class StartSyncRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     REPAIR_FIELD_NUMBER: _builtins.int
+    ALL_PAGES_FIELD_NUMBER: _builtins.int
     page_id: _builtins.str
     """The page."""
     kind: _sync_run_pb2.SyncKind.ValueType
@@ -37,6 +38,8 @@ class StartSyncRequest(_message.Message):
     """How much."""
     repair: _builtins.bool
     """Whether to look for what webhooks should have brought and did not: incremental, of conversations; what it finds is marked recovered."""
+    all_pages: _builtins.bool
+    """Every connected page, begun at one moment, so that their first calls go out in one request; page_id is empty then."""
     def __init__(
         self,
         *,
@@ -44,10 +47,11 @@ class StartSyncRequest(_message.Message):
         kind: _sync_run_pb2.SyncKind.ValueType = ...,
         mode: _sync_run_pb2.SyncMode.ValueType = ...,
         repair: _builtins.bool = ...,
+        all_pages: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "page_id", b"page_id", "repair", b"repair"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_pages", b"all_pages", "kind", b"kind", "mode", b"mode", "page_id", b"page_id", "repair", b"repair"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -60,18 +64,24 @@ class StartSyncResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _sync_run_pb2.SyncRun:
-        """The run."""
+        """The run; of one page."""
+
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[_sync_run_pb2.SyncRun]:
+        """Of all pages: theirs, by page_id."""
 
     def __init__(
         self,
         *,
         run: _sync_run_pb2.SyncRun | None = ...,
+        runs: _abc.Iterable[_sync_run_pb2.SyncRun] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

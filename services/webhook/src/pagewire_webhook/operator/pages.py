@@ -51,6 +51,10 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     state_reason: Annotated[str | None, Meta(description="Why it is not healthy: a stable word.")]
     connected_at: Time | None
     last_synced_at: Annotated[Time | None, Meta(description="Up to when its history is mirrored.")]
+    token_expires_at: Annotated[
+        Time | None,
+        Meta(description="When its token ends; null where it does not, or nobody said."),
+    ]
 
 
 class PageList(Listed, frozen=True, kw_only=True):
@@ -128,4 +132,5 @@ def page_json(page: pb.Page) -> Page:
         state_reason=page.state_reason or None,
         connected_at=time_of(page, "connect_time"),
         last_synced_at=time_of(page, "last_synced_time"),
+        token_expires_at=time_of(page, "token_expire_time"),
     )

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from pagewire.store.v1 import page_service_pb2 as store_pb
 from pagewire.sync.v1 import history_service_pb2 as sync_pb
-from pagewire.type.v1 import page_pb2
 from pagewire.type.v1 import sync_run_pb2 as pb
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
 from pagewire_webhook.operator.following import ENDED, following
@@ -36,10 +35,6 @@ KINDS = Words(pb.SyncKind)
 MODES = Words(pb.SyncMode)
 STATES = Words(pb.SyncState)
 ORIGINS = Words(pb.SyncOrigin)
-
-STARTED_AT_ONCE = 20
-"""Of many pages: enough to hide the way to the store, few enough to leave it room for others."""
-PAGES_AT_ONCE = 1_000
 
 
 class FacebookPageOther(Refusal):
@@ -257,7 +252,12 @@ class SyncRuns:
         return Answer(run_json(ended), 200)
 
     async def sync_all(self, request: Request, body: NewSyncOfAll, query: Waiting) -> Answer:
-        runs = await self._start_all(MODES.value(body.mode or "auto"))
+        asked = sync_pb.StartSyncRequest(
+            all_pages=True,
+            kind=pb.SYNC_KIND_CONVERSATIONS,
+            mode=MODES.value(body.mode or "auto"),
+        )
+        runs = (await self._sync.StartSync(asked)).runs
         run_ids = [run.run_id for run in runs]
         if not query.wait:
             return Answer(StartedRuns(run_ids=run_ids), 202)
@@ -308,34 +308,6 @@ class SyncRuns:
                 field="facebookPageId",
                 facebook_page_id=known,
             )
-
-    async def _start_all(self, mode: pb.SyncMode.ValueType) -> Sequence[pb.SyncRun]:
-        room = asyncio.Semaphore(STARTED_AT_ONCE)
-
-        async def start(page_id: str) -> pb.SyncRun | None:
-            asked = sync_pb.StartSyncRequest(
-                page_id=page_id, kind=pb.SYNC_KIND_CONVERSATIONS, mode=mode
-            )
-            async with room:
-                try:
-                    return (await self._sync.StartSync(asked)).run
-                except Refusal as refusal:
-                    if refusal.kind is Kind.MISSING:  # disconnected since it was listed
-                        return None
-                    raise
-
-        started = await asyncio.gather(*[start(page.page_id) async for page in self._pages()])
-        return [run for run in started if run is not None]
-
-    async def _pages(self) -> AsyncIterator[page_pb2.Page]:
-        asked = store_pb.ListPagesRequest(page_size=PAGES_AT_ONCE)
-        while True:
-            response = await self._store.ListPages(asked)
-            for page in response.pages:
-                yield page
-            if not response.next_page_token:
-                return
-            asked.page_token = response.next_page_token
 
     async def _ends(self, request: Request, runs: Sequence[pb.SyncRun]) -> Sequence[pb.SyncRun]:
         """The runs as they ended. Raises Stopping, also where nobody is there for the answer."""

@@ -1,0 +1,200 @@
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from pagewire.store.v1 import mirror_service_pb2 as mirror_pb
+from pagewire.type.v1.page_pb2 import Platform
+from pagewire.type.v1.sync_run_pb2 import SyncMode, SyncState
+from pagewire_runtime.errors import Kind, Refusal, refusal_from
+from pagewire_sync.graph import Credentials
+from pagewire_sync.mirroring import Mirroring
+from pagewire_sync.progress import Progress
+from tests.support.inbox import (
+    NOW,
+    TOKEN_DEAD,
+    FakeInbox,
+    FakeIngest,
+    FakeMirror,
+    claimed,
+    credentials,
+    inbox,
+)
+
+FAILED, PARTIAL = SyncState.SYNC_STATE_FAILED, SyncState.SYNC_STATE_PARTIAL
+SUCCEEDED = SyncState.SYNC_STATE_SUCCEEDED
+INCREMENTAL = SyncMode.SYNC_MODE_INCREMENTAL
+
+
+class Tokens:
+    def __init__(
+        self, platform: Platform.ValueType = Platform.PLATFORM_MESSENGER, missing: bool = False
+    ) -> None:
+        self.platform = platform
+        self.missing = missing
+
+    async def newest(self, page_id: str) -> Credentials:
+        if self.missing:
+            raise refusal_from(Kind.MISSING, "PAGE_UNKNOWN", "no such page")
+        return credentials(self.platform)
+
+
+class Disconnected(FakeMirror):
+    async def UpsertHistory(
+        self, request: mirror_pb.UpsertHistoryRequest
+    ) -> mirror_pb.UpsertHistoryResponse:
+        raise refusal_from(Kind.MISSING, "PAGE_UNKNOWN", "no such page")
+
+
+async def no_pause(seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
+async def mirrored(
+    graph: FakeInbox,
+    mirror: FakeMirror | None = None,
+    ingest: FakeIngest | None = None,
+    tokens: Tokens | None = None,
+    **of: Any,
+) -> Progress:
+    progress = Progress.of(claimed(**of))
+    mirroring = Mirroring(
+        graph,
+        tokens or Tokens(),
+        mirror or FakeMirror(),
+        ingest or FakeIngest(),
+        lambda: datetime.fromtimestamp(graph.now, UTC),
+        no_pause,
+    )
+    await mirroring.mirror(progress)
+    return progress
+
+
+def ended(progress: Progress) -> tuple[SyncState.ValueType, str]:
+    return progress.run.state, progress.run.error
+
+
+async def test_a_full_run_reads_labels_once_and_moves_the_watermark_to_its_beginning() -> None:
+    graph, mirror = inbox(*[5] * 30), FakeMirror()
+
+    progress = await mirrored(graph, mirror)
+    report = progress.report(budget_left=87)
+
+    assert ended(progress) == (SUCCEEDED, "")
+    assert list(mirror.labels) == ["9"]
+    assert report.synced_time.seconds == NOW - 60
+    assert (report.run.graph_calls, report.run.budget_left_percent) == (2, 87)
+
+
+async def test_an_instagram_account_has_no_labels_and_is_asked_for_by_its_platform() -> None:
+    graph, mirror = inbox(*[5] * 30), FakeMirror()
+
+    await mirrored(graph, mirror, tokens=Tokens(Platform.PLATFORM_INSTAGRAM))
+
+    assert [each.edge for each in graph.asked] == ["conversations"]
+    assert graph.asked[0].params["platform"] == "instagram"
+    assert mirror.labels == {}
+
+
+async def test_an_incremental_run_reads_no_labels() -> None:
+    graph = inbox(*[5] * 30)
+
+    progress = await mirrored(graph, mode=INCREMENTAL, synced=NOW)
+
+    assert [each.edge for each in graph.asked] == ["conversations"]
+    assert ended(progress) == (SUCCEEDED, "")
+
+
+async def test_a_run_with_a_thread_that_cannot_be_read_is_partial_and_moves_the_watermark() -> None:
+    graph = inbox(*[5] * 30)
+    graph.threads[3].poison = True
+
+    progress = await mirrored(graph)
+
+    assert ended(progress) == (PARTIAL, "threads_unreadable")
+    assert progress.report().HasField("synced_time")
+    assert [each.thread_id for each in progress.report().unreadable] == ["t_0003"]
+
+
+@pytest.mark.parametrize(
+    ("graph", "mirror", "tokens", "reason"),
+    [
+        (inbox(5, failing={0: TOKEN_DEAD, 1: TOKEN_DEAD}), FakeMirror(), Tokens(), "token_dead"),
+        (inbox(5), Disconnected(), Tokens(), "page_disconnected"),
+        (inbox(5), FakeMirror(), Tokens(missing=True), "page_disconnected"),
+        (inbox(*[20] * 300, circles=True), FakeMirror(), Tokens(), "cursor_loop"),
+    ],
+)
+async def test_what_cannot_go_on_fails_with_a_stable_word_and_leaves_the_watermark(
+    graph: FakeInbox, mirror: FakeMirror, tokens: Tokens, reason: str
+) -> None:
+    progress = await mirrored(graph, mirror, tokens=tokens)
+
+    assert ended(progress) == (FAILED, reason)
+    assert not progress.report().HasField("synced_time")
+
+
+async def test_what_nobody_foresaw_fails_the_run_alone() -> None:
+    def broken(number: int) -> None:
+        raise ZeroDivisionError
+
+    progress = await mirrored(inbox(5, before=broken))
+
+    assert ended(progress) == (FAILED, "internal")
+
+
+async def test_a_repair_tells_what_webhooks_missed_before_it_stores_it() -> None:
+    graph, mirror, ingest = inbox(*[5] * 30), FakeMirror(), FakeIngest()
+    graph.threads[0].messages.append(("m_missed", NOW - 900, True))
+    told: list[int] = []
+    mirror.before = lambda number: told.append(len(ingest.known))
+
+    progress = await mirrored(
+        graph, mirror, ingest, mode=INCREMENTAL, synced=NOW - 600, gap=NOW - 1_800
+    )
+
+    assert ended(progress) == (SUCCEEDED, "")
+    assert ingest.known == {"message:m_missed"}
+    assert progress.run.recovered == 1
+    assert told == [1]
+    assert "m_missed" in mirror.messages
+
+
+async def test_a_repair_of_a_page_that_was_never_mirrored_leaves_its_watermark_unset() -> None:
+    graph = inbox(*[5] * 30)
+
+    progress = await mirrored(graph, mode=INCREMENTAL, gap=NOW - 1_800)
+
+    assert ended(progress) == (SUCCEEDED, "")
+    assert not progress.report().HasField("synced_time")
+
+
+async def test_what_is_cancelled_leaves_no_end() -> None:
+    waiting = asyncio.Event()
+
+    async def for_ever(number: int) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(mirrored(inbox(5, before=for_ever)))
+    await waiting.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_refusal_of_the_store_that_no_repeat_mends_fails_the_run() -> None:
+    class Invalid(Refusal):
+        kind = Kind.INVALID
+
+    class Strict(FakeMirror):
+        async def UpsertHistory(
+            self, request: mirror_pb.UpsertHistoryRequest
+        ) -> mirror_pb.UpsertHistoryResponse:
+            raise Invalid("too many rows")
+
+    progress = await mirrored(inbox(5), Strict())
+
+    assert ended(progress) == (FAILED, "internal")
