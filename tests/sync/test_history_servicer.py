@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ from pagewire.store.v1 import run_service_pb2 as store_pb
 from pagewire.sync.v1 import history_service_pb2 as pb
 from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncMode, SyncRun, SyncState
 from pagewire_runtime.errors import InvalidArgument
+from pagewire_sync.board import Board
 from pagewire_sync.history_servicer import HistoryServicer
 from tests.support.inbox import PAGE
 
@@ -41,12 +43,8 @@ class FakeRuns:
         return store_pb.CancelRunResponse(run=self.runs[0])
 
 
-async def no_pause(seconds: float) -> None:
-    pass
-
-
-def servicer(runs: FakeRuns) -> HistoryServicer:
-    return HistoryServicer(runs, sleep=no_pause)
+def servicer(runs: FakeRuns, board: Board | None = None) -> HistoryServicer:
+    return HistoryServicer(runs, board or Board(), watch_seconds=0 if board is None else 60)
 
 
 async def test_a_run_is_asked_of_the_store_and_nothing_said_of_the_mode_is_auto() -> None:
@@ -127,6 +125,31 @@ async def test_who_follows_a_run_sees_every_change_once_and_the_end() -> None:
     seen = [(each.run.state, each.run.messages) async for each in watched]
 
     assert seen == [(1, 0), (running, 5), (running, 9), (ended, 9)]
+
+
+async def test_who_follows_a_run_of_this_process_asks_the_store_for_its_end_alone() -> None:
+    going, further = of(SyncState.SYNC_STATE_RUNNING), of(SyncState.SYNC_STATE_RUNNING, messages=5)
+    end = of(SyncState.SYNC_STATE_SUCCEEDED, messages=9)
+    board, runs = Board(), FakeRuns(going, end)
+    watched = servicer(runs, board).WatchSyncRun(pb.WatchSyncRunRequest(run_id=RUN), CONTEXT)
+
+    seen = [(await anext(watched)).run]
+    told = asyncio.ensure_future(anext(watched))
+    await asyncio.sleep(0)
+    board.show(further)
+    seen.append((await told).run)
+    asked_so_far = len(runs.asked)
+    told = asyncio.ensure_future(anext(watched))
+    await asyncio.sleep(0)
+    board.take_down(RUN)
+    seen.append((await told).run)
+
+    assert seen == [going, further, end]
+    assert (asked_so_far, len(runs.asked)) == (1, 2)
+
+
+def of(state: SyncState.ValueType, messages: int = 0) -> SyncRun:
+    return SyncRun(run_id=RUN, state=state, messages=messages)
 
 
 async def test_a_cancelled_run_is_the_stores() -> None:

@@ -34,7 +34,7 @@ class Tokens:
         self.platform = platform
         self.missing = missing
 
-    async def newest(self, page_id: str) -> Credentials:
+    async def of(self, page_id: str, version: int) -> Credentials:
         if self.missing:
             raise refusal_from(Kind.MISSING, "PAGE_UNKNOWN", "no such page")
         return credentials(self.platform)

@@ -316,13 +316,13 @@ CONVERSATIONS = OfPage(
     **_THREAD_COLUMNS,
 )
 
-# What is stored of threads, as `mirrored.as_shown` compares it: of each message in the time that
+# What is stored of threads, as `mirrored.not_as_shown` compares it: of each message in the time that
 # those shown are of, its id, its text, and a number that says the rest. By thread: to look up each
 # message by its id takes PostgreSQL three times as long. In the order of the index that it is to
 # use, for without statistics another one seems as good.
 STORED_MESSAGES = OfPage(
     f"""
-    select m.mid, coalesce(m.text, ''), case
+    select m.mid, case when m.is_archived then '' else coalesce(m.text, '') end, case
         when m.is_archived then {ARCHIVED}
         when m.is_deleted or m.edited_at is not null then {TOUCHED}
         else {_place("m.direction", DIRECTIONS[1:])} + {_place("m.kind", KINDS[1:])} * {KIND_STEP}

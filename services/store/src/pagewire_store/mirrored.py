@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from pagewire.store.v1.mirror_service_pb2 import (
     ROW_KIND_COMMENT,
     ROW_KIND_CONVERSATION,
@@ -27,8 +29,9 @@ from pagewire.type.v1.event_pb2 import (
     TRIGGER_POSTBACK,
     TRIGGER_STORY_MENTION,
     TRIGGER_STORY_REPLY,
+    Attachment,
 )
-from pagewire_store.projections import KINDS, SNIPPET_LENGTH, packed, timestamp_micros
+from pagewire_store.projections import KINDS, SNIPPET_LENGTH, packed
 
 EARLIEST = 1_072_915_200_000_000
 """2004-01-01: there was no Facebook before."""
@@ -81,9 +84,9 @@ class Batch(NamedTuple):
         places = dict(zip(self.columns[0], self.positions, strict=True))
         return sorted(places[one] for one in ids if one in places)
 
-    def without(self, is_left_out: Callable[[int], bool]) -> Batch:
-        """The rows but those at these places."""
-        left = [at for at in range(len(self.positions)) if not is_left_out(at)]
+    def only(self, places: Iterable[int]) -> Batch:
+        """The rows at these places."""
+        left = list(places)
         if len(left) == len(self.positions):
             return self
         return Batch(
@@ -125,7 +128,7 @@ def conversations(shown: Sequence[MirroredConversation], first: int, latest: int
     ids = [one.participant_id for one in shown]
     names = [one.participant_name for one in shown]
     threads = [one.thread_id for one in shown]
-    times = [timestamp_micros(one.update_time) for one in shown]
+    times = _micros([one.update_time for one in shown])
     snippets = [one.snippet for one in shown]
     unread = [max(0, one.unread_count) for one in shown]
     unknown = [None] * len(ids)
@@ -148,14 +151,11 @@ def messages(
     is_unsupported. `known` are the people whose conversations are stored."""
     ids = [one.mid for one in shown]
     people = [one.participant_id for one in shown]
-    directions = [one.direction for one in shown]
+    directions: list[int] = [one.direction for one in shown]
     triggers = [one.trigger for one in shown]
     texts = [one.text for one in shown]
-    attached = [packed(one.attachments) if one.attachments else None for one in shown]
-    times = [
-        time.seconds * 1_000_000 + time.nanos // 1_000
-        for time in [one.create_time for one in shown]
-    ]
+    attached = _attached([one.attachments for one in shown])
+    times = _micros([one.create_time for one in shown])
     unsupported = [one.is_unsupported for one in shown]
     failures = [
         ("id_malformed", _malformed(ids)),
@@ -164,7 +164,7 @@ def messages(
         *_untimely(times, latest, lambda at: shown[at].HasField("create_time")),
         ("text_malformed", _malformed_texts(texts)),
     ]
-    kinds = [_KIND_OF.get(trigger, 0) for trigger in triggers]
+    kinds = [_KIND_OF.get(trigger, 0) for trigger in triggers] if any(triggers) else triggers
     columns = (ids, people, directions, kinds, texts, attached, times, unsupported)
     return _sifted(ROW_KIND_MESSAGE, first, columns, failures, _first_that_says)
 
@@ -178,8 +178,8 @@ def comments(shown: Sequence[MirroredComment], first: int, latest: int) -> Sifte
     authors = [one.from_id for one in shown]
     names = [one.from_name for one in shown]
     texts = [one.text for one in shown]
-    attached = [packed(one.attachments) if one.attachments else None for one in shown]
-    times = [timestamp_micros(one.create_time) for one in shown]
+    attached = _attached([one.attachments for one in shown])
+    times = _micros([one.create_time for one in shown])
     hidden = [one.is_hidden for one in shown]
     own = [one.is_own for one in shown]
     failures = [
@@ -207,71 +207,74 @@ def labels(shown: Sequence[MirroredLabel], first: int) -> Sifted:
 
 
 def spans(spoken: Batch) -> list[Sequence[Any]]:
-    """Of each conversation that messages are of: who, and when the first and the last may be."""
-    found: dict[str, list[int]] = {}
-    for person, at in zip(spoken.columns[1], spoken.columns[6], strict=True):
-        span = found.get(person)
-        if span is None:
-            found[person] = [at, at]
-        elif at < span[0]:
-            span[0] = at
-        elif at > span[1]:
-            span[1] = at
-    return [
-        list(found),
-        [first - SECOND for first, _ in found.values()],
-        [last + SECOND for _, last in found.values()],
-    ]
+    """Of each conversation that messages are of: who, and between which times to look for them.
 
-
-def as_shown(spoken: Batch, stored: Sequence[tuple[str, str, int]]) -> Callable[[int], bool]:
-    """Whether a message is stored so that what Graph shows of it changes nothing, by its place.
-
-    It may be so of others too. `stored` has ids, texts and numbers. What Graph tells nothing of but
-    id and time adds nothing to what is known.
+    Graph gives each thread in one piece and in order, so its first and its last message have the
+    times; one that is out of order is looked for by its id, if it is not found.
     """
-    mids, _, directions, kinds, texts, attached, _, _ = spoken.columns
-    numbers = [
-        direction + kind * KIND_STEP + (0 if one is None else ATTACHED)
-        for direction, kind, one in zip(directions, kinds, attached, strict=True)
+    people, times = spoken.columns[1], spoken.columns[6]
+    last = dict(zip(people, times, strict=True))
+    first = dict(zip(reversed(people), reversed(times), strict=True))
+    return [
+        list(last),
+        [min(at, first[person]) - SECOND for person, at in last.items()],
+        [max(at, first[person]) + SECOND for person, at in last.items()],
     ]
-    same = set(zip(mids, texts, numbers, strict=True)).intersection(stored)
-    ended = {mid for mid, _, number in stored if number == ARCHIVED}
-    known = {mid for mid, _, number in stored if number >= 0}
-
-    def is_stored(at: int) -> bool:
-        mid, text, number = mids[at], texts[at], numbers[at]
-        return (
-            (mid, text, number) in same
-            or mid in ended
-            or (number == 0 and not text and mid in known)
-        )
-
-    return is_stored
 
 
-def threads_as_shown(
+def not_as_shown(spoken: Batch, stored: Sequence[tuple[str, str, int]]) -> Batch:
+    """The messages without those of which Graph shows nothing that is not stored.
+
+    `stored` has ids, texts and numbers. What Graph tells nothing of but id and time adds nothing to
+    what is known.
+    """
+    if not stored:
+        return spoken
+    mids, _, directions, kinds, texts, attached, _, _ = spoken.columns
+    numbers = directions
+    if any(kinds) or any(attached):
+        numbers = [
+            direction + kind * KIND_STEP + (0 if one is None else ATTACHED)
+            for direction, kind, one in zip(directions, kinds, attached, strict=True)
+        ]
+    known = {row[0]: row for row in stored}
+    left = [
+        at
+        for at, row in enumerate(zip(mids, texts, numbers, strict=True))
+        if known.get(row[0]) != row
+    ]
+    return spoken.only(
+        at for at in left if not _adds_nothing(texts[at], numbers[at], known.get(mids[at]))
+    )
+
+
+def _adds_nothing(text: str, number: int, known: tuple[str, str, int] | None) -> bool:
+    if known is None:
+        return False
+    return known[2] == ARCHIVED or (number == 0 and not text and known[2] != TOUCHED)
+
+
+def threads_not_as_shown(
     shown: Batch, stored: Sequence[tuple[str, str, str, int, str, int]]
-) -> Callable[[int], bool]:
-    """The same of conversations; `stored` has the first columns of a Thread but when it was shown,
-    and when it was moved last in its place."""
-    known = {row[0]: row[1:] for row in stored}
+) -> Batch:
+    """The same of conversations; `stored` has the first columns of a Thread, and when it was moved
+    last in the place of when it was shown."""
+    known = {row[0]: row for row in stored}
+    rows = zip(*shown.columns[:6], strict=True)
+    return shown.only(at for at, row in enumerate(rows) if not _is_as_shown(row, known.get(row[0])))
 
-    def is_stored(at: int) -> bool:
-        person, name, thread_id, shown_at, snippet, unread_count, *_ = (
-            column[at] for column in shown.columns
-        )
-        if person not in known:
-            return False
-        its_name, its_thread, moved_at, its_snippet, its_unread = known[person]
-        return (
-            name in ("", its_name)
-            and thread_id in ("", its_thread)
-            and shown_at <= moved_at
-            and (snippet, unread_count) == (its_snippet, its_unread)
-        )
 
-    return is_stored
+def _is_as_shown(row: Sequence[Any], known: Sequence[Any] | None) -> bool:
+    if known is None:
+        return False
+    _, name, thread_id, shown_at, snippet, unread_count = row
+    _, its_name, its_thread, moved_at, its_snippet, its_unread = known
+    return (
+        name in ("", its_name)
+        and thread_id in ("", its_thread)
+        and shown_at <= moved_at
+        and (snippet, unread_count) == (its_snippet, its_unread)
+    )
 
 
 def threads(batch: Batch | None, spoken: Batch | None) -> list[Thread]:
@@ -412,6 +415,20 @@ def _untimely(
     out = [at for at, time in enumerate(times) if not EARLIEST <= time <= latest]
     yield "time_missing", [at for at in out if not is_given(at)]
     yield "time_out_of_range", out
+
+
+def _micros(times: Sequence[Timestamp]) -> list[int]:
+    found = [time.seconds * 1_000_000 for time in times]
+    fractions = [time.nanos for time in times]
+    if any(fractions):  # Graph tells none, as far as is known
+        found = [time + nanos // 1_000 for time, nanos in zip(found, fractions, strict=True)]
+    return found
+
+
+def _attached(shown: Sequence[Sequence[Attachment]]) -> list[bytes | None]:
+    if not any(map(len, shown)):
+        return [None] * len(shown)
+    return [packed(attachments) for attachments in shown]
 
 
 def is_id(text: str) -> bool:

@@ -124,12 +124,10 @@ class Mirror:
         answers = iter(await self._say(*said))
         if conversations:
             stored: Any = next(answers).rows
-            chunk.conversations = conversations.without(
-                mirrored.threads_as_shown(conversations, stored)
-            )
+            chunk.conversations = mirrored.threads_not_as_shown(conversations, stored)
         if messages:
             stored = next(answers).rows
-            chunk.messages = messages.without(mirrored.as_shown(messages, stored))
+            chunk.messages = mirrored.not_as_shown(messages, stored)
 
     async def _known(self, page_id: str, people: Sequence[str]) -> set[str]:
         """Which of the people have a conversation with the page. Raises PageUnknown."""

@@ -355,7 +355,8 @@ _CLAIM = text(f"""
         from due where run_id = due_id
         returning {COLUMNS}, epoch, checkpoint, gap_from
     )
-    select c.*, m.synced_at, m.page_sizes from claimed c
+    select c.*, m.synced_at, m.page_sizes, p.token_version from claimed c
+    join page p on p.page_id = c.page_id
     left join mirror m on m.page_id = c.page_id and m.kind = c.kind
     order by c.created_at, c.run_id
 """)  # noqa: S608
@@ -396,6 +397,7 @@ def _claimed(row: Any, unreadable: list[UnreadableThread], lease: timedelta) -> 
     return ClaimedRun(
         run=run_from(row),
         epoch=row.epoch,
+        token_version=row.token_version,
         checkpoint=row.checkpoint,
         synced_time=row.synced_at,
         gap_start_time=row.gap_from,

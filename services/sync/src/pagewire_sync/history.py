@@ -17,6 +17,7 @@ from pagewire_runtime import faults, metrics
 from pagewire_runtime.clocks import at_once
 from pagewire_runtime.errors import Refusal
 from pagewire_runtime.logs import get_logger, ref
+from pagewire_sync.board import Board
 from pagewire_sync.patience import persistently
 from pagewire_sync.progress import Progress
 
@@ -70,6 +71,7 @@ class History:
     """Takes a run to its end; `Mirroring.mirror`."""
     left_percent: Callable[[str], int]
     owner: str
+    board: Board = field(default_factory=Board)
     ready: Callable[[], Awaitable[None]] = at_once
     record_seconds: float = RECORD_SECONDS
     _under_way: dict[str, _Run] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class History:
         task = asyncio.create_task(self._do(progress))
         now = asyncio.get_running_loop().time()
         self._under_way[claimed.run.run_id] = _Run(progress, task, progress.version, now)
+        self.board.show(progress.run)
         _under_way.set(len(self._under_way))
 
     async def _do(self, progress: Progress) -> None:
@@ -157,7 +160,9 @@ class History:
             run.progress.written_down(report)
             if report.run.state not in _GOING:
                 self._ended(run)
-            elif verdict == pb.RUN_VERDICT_CANCEL:
+                continue
+            self.board.show(report.run)
+            if verdict == pb.RUN_VERDICT_CANCEL:
                 self._cancel(run)
 
     def _report(self, run: _Run, *, release: bool = False) -> pb.RunProgress:
@@ -186,6 +191,7 @@ class History:
         run_id = run.progress.run.run_id
         if self._under_way.get(run_id) is run:
             del self._under_way[run_id]
+            self.board.take_down(run_id)
         _under_way.set(len(self._under_way))
         self._room.set()
 

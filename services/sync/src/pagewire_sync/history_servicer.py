@@ -1,8 +1,7 @@
 """History on the wire: runs are asked for, shown, followed and cancelled; the store keeps them."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Protocol
 
 import grpc
@@ -12,11 +11,12 @@ from pagewire.sync.v1 import history_service_pb2 as pb
 from pagewire.sync.v1.history_service_pb2_grpc import HistoryServiceServicer
 from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncMode, SyncRun, SyncState
 from pagewire_runtime.errors import InvalidArgument
+from pagewire_sync.board import Board
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 WATCH_SECONDS = 0.5
-"""How often a run that is followed is looked at; its worker writes once a second."""
+"""How often a run is looked at that is followed here and goes on elsewhere."""
 PAGE_SIZE_MOST = 1_000
 
 _ID = re.compile(r"[A-Za-z0-9_.:=+/$-]{1,512}")
@@ -53,13 +53,13 @@ class HistoryServicer(HistoryServiceServicer):
     def __init__(
         self,
         runs: Runs,
+        board: Board,
         *,
         watch_seconds: float = WATCH_SECONDS,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._runs = runs
+        self._board = board
         self._watch_seconds = watch_seconds
-        self._sleep = sleep
 
     async def StartSync(
         self, request: pb.StartSyncRequest, context: Context
@@ -103,15 +103,15 @@ class HistoryServicer(HistoryServiceServicer):
         self, request: pb.WatchSyncRunRequest, context: Context
     ) -> AsyncIterator[pb.WatchSyncRunResponse]:
         run_id = _run_id(request.run_id)
-        shown: SyncRun | None = None
+        run, shown = await self._run(run_id), None
         while True:
-            run = await self._run(run_id)
             if run != shown:
                 yield pb.WatchSyncRunResponse(run=run)
             if run.state in _ENDS:
                 return
             shown = run
-            await self._sleep(self._watch_seconds)
+            await self._board.change(run_id, self._watch_seconds)
+            run = self._board.shown(run_id) or await self._run(run_id)
 
     async def CancelSyncRun(
         self, request: pb.CancelSyncRunRequest, context: Context

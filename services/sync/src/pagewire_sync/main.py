@@ -28,6 +28,7 @@ from pagewire_runtime.settings import load
 from pagewire_sync.access import HISTORY, METHOD_ROLES
 from pagewire_sync.batches import Batches
 from pagewire_sync.blocking import Blocking
+from pagewire_sync.board import Board
 from pagewire_sync.budget import RATES, Budget, Product
 from pagewire_sync.credentials import CredentialCache
 from pagewire_sync.graph import App, Graph, Hosts, open_client
@@ -69,11 +70,11 @@ async def serve(settings: Settings) -> None:
         async def database_time() -> datetime:
             return (await clock.GetTime(GetTimeRequest())).time.ToDatetime(UTC)
 
-        clocks = Clocks("sync", database_time)
+        clocks, board = Clocks("sync", database_time), Board()
 
         def register(server: grpc.aio.Server) -> None:
             add_DeliveryServiceServicer_to_server(DeliveryServicer(outbox), server)
-            add_HistoryServiceServicer_to_server(HistoryServicer(runs), server)
+            add_HistoryServiceServicer_to_server(HistoryServicer(runs, board), server)
 
         credentials, owner = CredentialCache(page_care), owner_name()
         graph = Graph(
@@ -89,7 +90,9 @@ async def serve(settings: Settings) -> None:
             Reader(outbox, credentials, graph, budget, owner).run(),
             PageCare(page_care, credentials, graph, settings.app_id).run(),
             Naming(mirror, credentials, reads).run(),
-            History(runs, mirroring.mirror, reads.left_percent, owner, ready=clocks.near).run(),
+            History(
+                runs, mirroring.mirror, reads.left_percent, owner, board, ready=clocks.near
+            ).run(),
             clocks.run(),
         )
         async with (

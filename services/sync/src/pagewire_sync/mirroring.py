@@ -35,8 +35,8 @@ _lag = metrics.histogram(
 class Tokens(Protocol):
     """Pages' tokens; `credentials.CredentialCache` is one."""
 
-    async def newest(self, page_id: str) -> Credentials:
-        """The page's token as it is now. Raises Refusal."""
+    async def of(self, page_id: str, version: int) -> Credentials:
+        """The page's token, of at least this version. Raises Refusal."""
         ...
 
 
@@ -68,7 +68,8 @@ class Mirroring:
 
     async def _mirror(self, progress: Progress) -> None:
         try:
-            credentials = await persistently(lambda: self.tokens.newest(progress.page_id))
+            version = progress.claimed.token_version
+            credentials = await persistently(lambda: self.tokens.of(progress.page_id, version))
         except Refusal as refusal:
             if refusal.kind is Kind.MISSING:
                 raise RunFailed("page_disconnected") from None

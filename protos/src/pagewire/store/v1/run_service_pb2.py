@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pagewire.type.v1 import sync_run_pb2 as pagewire_dot_type_dot_v1_dot_sync__run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#pagewire/store/v1/run_service.proto\x12\x11pagewire.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpagewire/type/v1/sync_run.proto\"\x99\x01\n\x0fStartRunRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncKind\x12(\n\x04mode\x18\x03 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncMode\x12\x0e\n\x06repair\x18\x04 \x01(\x08\x12\x11\n\tall_pages\x18\x05 \x01(\x08\"c\n\x10StartRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\'\n\x04runs\x18\x02 \x03(\x0b\x32\x19.pagewire.type.v1.SyncRun\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"8\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"I\n\x0fListRunsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x10ListRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\";\n\x11\x43\x61ncelRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"\\\n\x10\x43laimRunsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x10\n\x08max_runs\x18\x02 \x01(\x05\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x11\x43laimRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.pagewire.store.v1.ClaimedRun\"\x93\x03\n\nClaimedRun\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12/\n\x0bsynced_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0egap_start_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12@\n\npage_sizes\x18\x06 \x03(\x0b\x32,.pagewire.store.v1.ClaimedRun.PageSizesEntry\x12\x37\n\nunreadable\x18\x07 \x03(\x0b\x32#.pagewire.store.v1.UnreadableThread\x12(\n\x05lease\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\x30\n\x0ePageSizesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"~\n\x10UnreadableThread\x12\x11\n\tthread_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ereadable_again\x18\x04 \x01(\x08\"A\n\x11RecordRunsRequest\x12,\n\x04runs\x18\x01 \x03(\x0b\x32\x1e.pagewire.store.v1.RunProgress\"\xc8\x02\n\x0bRunProgress\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12/\n\x0bsynced_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x41\n\npage_sizes\x18\x05 \x03(\x0b\x32-.pagewire.store.v1.RunProgress.PageSizesEntry\x12\x37\n\nunreadable\x18\x06 \x03(\x0b\x32#.pagewire.store.v1.UnreadableThread\x12\x0f\n\x07release\x18\x07 \x01(\x08\x1a\x30\n\x0ePageSizesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"E\n\x12RecordRunsResponse\x12/\n\x08verdicts\x18\x01 \x03(\x0e\x32\x1d.pagewire.store.v1.RunVerdict*n\n\nRunVerdict\x12\x1b\n\x17RUN_VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_VERDICT_GO_ON\x10\x01\x12\x16\n\x12RUN_VERDICT_CANCEL\x10\x02\x12\x14\n\x10RUN_VERDICT_LOST\x10\x03\x32\x9c\x04\n\nRunService\x12U\n\x08StartRun\x12\".pagewire.store.v1.StartRunRequest\x1a#.pagewire.store.v1.StartRunResponse\"\x00\x12O\n\x06GetRun\x12 .pagewire.store.v1.GetRunRequest\x1a!.pagewire.store.v1.GetRunResponse\"\x00\x12U\n\x08ListRuns\x12\".pagewire.store.v1.ListRunsRequest\x1a#.pagewire.store.v1.ListRunsResponse\"\x00\x12X\n\tCancelRun\x12#.pagewire.store.v1.CancelRunRequest\x1a$.pagewire.store.v1.CancelRunResponse\"\x00\x12X\n\tClaimRuns\x12#.pagewire.store.v1.ClaimRunsRequest\x1a$.pagewire.store.v1.ClaimRunsResponse\"\x00\x12[\n\nRecordRuns\x12$.pagewire.store.v1.RecordRunsRequest\x1a%.pagewire.store.v1.RecordRunsResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#pagewire/store/v1/run_service.proto\x12\x11pagewire.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpagewire/type/v1/sync_run.proto\"\x99\x01\n\x0fStartRunRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncKind\x12(\n\x04mode\x18\x03 \x01(\x0e\x32\x1a.pagewire.type.v1.SyncMode\x12\x0e\n\x06repair\x18\x04 \x01(\x08\x12\x11\n\tall_pages\x18\x05 \x01(\x08\"c\n\x10StartRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\'\n\x04runs\x18\x02 \x03(\x0b\x32\x19.pagewire.type.v1.SyncRun\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"8\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"I\n\x0fListRunsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x10ListRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\";\n\x11\x43\x61ncelRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\"\\\n\x10\x43laimRunsRequest\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x10\n\x08max_runs\x18\x02 \x01(\x05\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x11\x43laimRunsResponse\x12+\n\x04runs\x18\x01 \x03(\x0b\x32\x1d.pagewire.store.v1.ClaimedRun\"\xaa\x03\n\nClaimedRun\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12/\n\x0bsynced_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0egap_start_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12@\n\npage_sizes\x18\x06 \x03(\x0b\x32,.pagewire.store.v1.ClaimedRun.PageSizesEntry\x12\x37\n\nunreadable\x18\x07 \x03(\x0b\x32#.pagewire.store.v1.UnreadableThread\x12(\n\x05lease\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rtoken_version\x18\t \x01(\x03\x1a\x30\n\x0ePageSizesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"~\n\x10UnreadableThread\x12\x11\n\tthread_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ereadable_again\x18\x04 \x01(\x08\"A\n\x11RecordRunsRequest\x12,\n\x04runs\x18\x01 \x03(\x0b\x32\x1e.pagewire.store.v1.RunProgress\"\xc8\x02\n\x0bRunProgress\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.pagewire.type.v1.SyncRun\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12/\n\x0bsynced_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x41\n\npage_sizes\x18\x05 \x03(\x0b\x32-.pagewire.store.v1.RunProgress.PageSizesEntry\x12\x37\n\nunreadable\x18\x06 \x03(\x0b\x32#.pagewire.store.v1.UnreadableThread\x12\x0f\n\x07release\x18\x07 \x01(\x08\x1a\x30\n\x0ePageSizesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"E\n\x12RecordRunsResponse\x12/\n\x08verdicts\x18\x01 \x03(\x0e\x32\x1d.pagewire.store.v1.RunVerdict*n\n\nRunVerdict\x12\x1b\n\x17RUN_VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_VERDICT_GO_ON\x10\x01\x12\x16\n\x12RUN_VERDICT_CANCEL\x10\x02\x12\x14\n\x10RUN_VERDICT_LOST\x10\x03\x32\x9c\x04\n\nRunService\x12U\n\x08StartRun\x12\".pagewire.store.v1.StartRunRequest\x1a#.pagewire.store.v1.StartRunResponse\"\x00\x12O\n\x06GetRun\x12 .pagewire.store.v1.GetRunRequest\x1a!.pagewire.store.v1.GetRunResponse\"\x00\x12U\n\x08ListRuns\x12\".pagewire.store.v1.ListRunsRequest\x1a#.pagewire.store.v1.ListRunsResponse\"\x00\x12X\n\tCancelRun\x12#.pagewire.store.v1.CancelRunRequest\x1a$.pagewire.store.v1.CancelRunResponse\"\x00\x12X\n\tClaimRuns\x12#.pagewire.store.v1.ClaimRunsRequest\x1a$.pagewire.store.v1.ClaimRunsResponse\"\x00\x12[\n\nRecordRuns\x12$.pagewire.store.v1.RecordRunsRequest\x1a%.pagewire.store.v1.RecordRunsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIMEDRUN_PAGESIZESENTRY']._serialized_options = b'8\001'
   _globals['_RUNPROGRESS_PAGESIZESENTRY']._loaded_options = None
   _globals['_RUNPROGRESS_PAGESIZESENTRY']._serialized_options = b'8\001'
-  _globals['_RUNVERDICT']._serialized_start=1925
-  _globals['_RUNVERDICT']._serialized_end=2035
+  _globals['_RUNVERDICT']._serialized_start=1948
+  _globals['_RUNVERDICT']._serialized_end=2058
   _globals['_STARTRUNREQUEST']._serialized_start=157
   _globals['_STARTRUNREQUEST']._serialized_end=310
   _globals['_STARTRUNRESPONSE']._serialized_start=312
@@ -61,19 +61,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIMRUNSRESPONSE']._serialized_start=856
   _globals['_CLAIMRUNSRESPONSE']._serialized_end=920
   _globals['_CLAIMEDRUN']._serialized_start=923
-  _globals['_CLAIMEDRUN']._serialized_end=1326
-  _globals['_CLAIMEDRUN_PAGESIZESENTRY']._serialized_start=1278
-  _globals['_CLAIMEDRUN_PAGESIZESENTRY']._serialized_end=1326
-  _globals['_UNREADABLETHREAD']._serialized_start=1328
-  _globals['_UNREADABLETHREAD']._serialized_end=1454
-  _globals['_RECORDRUNSREQUEST']._serialized_start=1456
-  _globals['_RECORDRUNSREQUEST']._serialized_end=1521
-  _globals['_RUNPROGRESS']._serialized_start=1524
-  _globals['_RUNPROGRESS']._serialized_end=1852
-  _globals['_RUNPROGRESS_PAGESIZESENTRY']._serialized_start=1278
-  _globals['_RUNPROGRESS_PAGESIZESENTRY']._serialized_end=1326
-  _globals['_RECORDRUNSRESPONSE']._serialized_start=1854
-  _globals['_RECORDRUNSRESPONSE']._serialized_end=1923
-  _globals['_RUNSERVICE']._serialized_start=2038
-  _globals['_RUNSERVICE']._serialized_end=2578
+  _globals['_CLAIMEDRUN']._serialized_end=1349
+  _globals['_CLAIMEDRUN_PAGESIZESENTRY']._serialized_start=1301
+  _globals['_CLAIMEDRUN_PAGESIZESENTRY']._serialized_end=1349
+  _globals['_UNREADABLETHREAD']._serialized_start=1351
+  _globals['_UNREADABLETHREAD']._serialized_end=1477
+  _globals['_RECORDRUNSREQUEST']._serialized_start=1479
+  _globals['_RECORDRUNSREQUEST']._serialized_end=1544
+  _globals['_RUNPROGRESS']._serialized_start=1547
+  _globals['_RUNPROGRESS']._serialized_end=1875
+  _globals['_RUNPROGRESS_PAGESIZESENTRY']._serialized_start=1301
+  _globals['_RUNPROGRESS_PAGESIZESENTRY']._serialized_end=1349
+  _globals['_RECORDRUNSRESPONSE']._serialized_start=1877
+  _globals['_RECORDRUNSRESPONSE']._serialized_end=1946
+  _globals['_RUNSERVICE']._serialized_start=2061
+  _globals['_RUNSERVICE']._serialized_end=2601
 # @@protoc_insertion_point(module_scope)

@@ -358,10 +358,13 @@ class ClaimedRun(_message.Message):
     PAGE_SIZES_FIELD_NUMBER: _builtins.int
     UNREADABLE_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
+    TOKEN_VERSION_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Goes up with each claim; what is recorded under an older one is refused."""
     checkpoint: _builtins.bytes
     """What the worker before wrote down last; empty at the beginning. The worker's own format."""
+    token_version: _builtins.int
+    """The version of the page's token: who has that one keeps it."""
     @_builtins.property
     def run(self) -> _sync_run_pb2.SyncRun:
         """The run; its figures are what was reached before."""
@@ -397,10 +400,11 @@ class ClaimedRun(_message.Message):
         page_sizes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         unreadable: _abc.Iterable[Global___UnreadableThread] | None = ...,
         lease: _duration_pb2.Duration | None = ...,
+        token_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gap_start_time", b"gap_start_time", "lease", b"lease", "run", b"run", "synced_time", b"synced_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "epoch", b"epoch", "gap_start_time", b"gap_start_time", "lease", b"lease", "page_sizes", b"page_sizes", "run", b"run", "synced_time", b"synced_time", "unreadable", b"unreadable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "epoch", b"epoch", "gap_start_time", b"gap_start_time", "lease", b"lease", "page_sizes", b"page_sizes", "run", b"run", "synced_time", b"synced_time", "token_version", b"token_version", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
