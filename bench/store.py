@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import psycopg
 
+from bench import bulk
 from bench.figures import Goal, Measure, MeasuringFailed, Suite, percentile, rotated
 from bench.peers import direct_writes
 from bench.peers.direct_writes import BareCoalescer, Transactions
@@ -59,7 +60,13 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
                     load = f"{name.replace(' ', '_')}{turn + 1}"
                     await _measure(ways[name], load, count, into)
                     _check(url, load, count + count // 8)
-    return Suite("store", _measures(found), [f"{CALLERS} callers; the peer's pool is of {POOL}"])
+        in_bulk = await bulk.measured(folder, url, quick=quick)
+    notes = [
+        f"{CALLERS} callers; the peer's pool is of {POOL}",
+        f"bulk: calls of {bulk.CALL_ROWS} messages, {bulk.IN_FLIGHT} in flight, new ones into empty"
+        " tables; the limit is the same statement over rows that lie in the server",
+    ]
+    return Suite("store", [*_measures(found), *in_bulk], notes)
 
 
 @contextlib.asynccontextmanager

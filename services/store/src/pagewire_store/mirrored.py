@@ -141,32 +141,44 @@ def conversations(shown: Sequence[MirroredConversation], first: int, latest: int
     ]
     snippets = [snippet[:SNIPPET_LENGTH] for snippet in snippets]
     columns = (ids, names, threads, times, snippets, unread, times, unknown, unknown)
-    return _sifted(ROW_KIND_CONVERSATION, first, columns, failures, _thread_of_both)
+    return _sifted(ROW_KIND_CONVERSATION, _batch(first, columns), failures, _thread_of_both)
 
 
-def messages(
-    shown: Sequence[MirroredMessage], first: int, latest: int, known: Container[str]
-) -> Sifted:
-    """The columns: mid, participant_id, direction, kind, text, attachments, created_at,
-    is_unsupported. `known` are the people whose conversations are stored."""
-    ids = [one.mid for one in shown]
-    people = [one.participant_id for one in shown]
-    directions: list[int] = [one.direction for one in shown]
+def messages(shown: Sequence[MirroredMessage], first: int) -> Batch:
+    """As they are shown: to be compared with what is stored, which is good, and then sifted.
+
+    The columns: mid, participant_id, direction, kind, text, attachments, created_at,
+    is_unsupported.
+    """
     triggers = [one.trigger for one in shown]
-    texts = [one.text for one in shown]
-    attached = _attached([one.attachments for one in shown])
-    times = _micros([one.create_time for one in shown])
-    unsupported = [one.is_unsupported for one in shown]
+    columns = (
+        [one.mid for one in shown],
+        [one.participant_id for one in shown],
+        [one.direction for one in shown],
+        [_KIND_OF.get(trigger, 0) for trigger in triggers] if any(triggers) else triggers,
+        [one.text for one in shown],
+        _attached([one.attachments for one in shown]),
+        _micros([one.create_time for one in shown]),
+        [one.is_unsupported for one in shown],
+    )
+    return Batch(range(first, first + len(shown)), columns)
+
+
+def sifted_messages(
+    batch: Batch, latest: int, known: Container[str], has_time: Callable[[int], bool]
+) -> Sifted:
+    """`known` are the people whose conversations are stored; `has_time` says of a position whether
+    its time is given."""
+    ids, people, directions, _, texts, _, times, _ = batch.columns
+    positions = batch.positions
     failures = [
         ("id_malformed", _malformed(ids)),
         ("participant_unknown", _all_but(set(people), people, known)),
         ("direction_unknown", _all_but(set(directions), directions, range(len(DIRECTIONS)))),
-        *_untimely(times, latest, lambda at: shown[at].HasField("create_time")),
+        *_untimely(times, latest, lambda at: has_time(positions[at])),
         ("text_malformed", _malformed_texts(texts)),
     ]
-    kinds = [_KIND_OF.get(trigger, 0) for trigger in triggers] if any(triggers) else triggers
-    columns = (ids, people, directions, kinds, texts, attached, times, unsupported)
-    return _sifted(ROW_KIND_MESSAGE, first, columns, failures, _first_that_says)
+    return _sifted(ROW_KIND_MESSAGE, batch, failures, _first_that_says)
 
 
 def comments(shown: Sequence[MirroredComment], first: int, latest: int) -> Sifted:
@@ -190,7 +202,7 @@ def comments(shown: Sequence[MirroredComment], first: int, latest: int) -> Sifte
         ("text_malformed", _malformed_texts(texts)),
     ]
     columns = (ids, posts, parents, authors, names, texts, attached, times, hidden, own)
-    return _sifted(ROW_KIND_COMMENT, first, columns, failures, _first_that_says)
+    return _sifted(ROW_KIND_COMMENT, _batch(first, columns), failures, _first_that_says)
 
 
 def labels(shown: Sequence[MirroredLabel], first: int) -> Sifted:
@@ -203,11 +215,11 @@ def labels(shown: Sequence[MirroredLabel], first: int) -> Sifted:
         ("text_malformed", _malformed_texts(names)),
         ("id_malformed", _malformed_if_any(ids)),
     ]
-    return _sifted(ROW_KIND_LABEL, first, [names, ids], failures, _first_that_says)
+    return _sifted(ROW_KIND_LABEL, _batch(first, (names, ids)), failures, _first_that_says)
 
 
-def spans(spoken: Batch) -> list[Sequence[Any]]:
-    """Of each conversation that messages are of: who, and between which times to look for them.
+def spans(spoken: Batch, latest: int, known: Container[str]) -> list[Sequence[Any]]:
+    """Of each known conversation that messages are of: who, and between which times to look.
 
     Graph gives each thread in one piece and in order, so its first and its last message have the
     times; one that is out of order is looked for by its id, if it is not found.
@@ -215,10 +227,11 @@ def spans(spoken: Batch) -> list[Sequence[Any]]:
     people, times = spoken.columns[1], spoken.columns[6]
     last = dict(zip(people, times, strict=True))
     first = dict(zip(reversed(people), reversed(times), strict=True))
+    found = [(person, last[person], first[person]) for person in last if person in known]
     return [
-        list(last),
-        [min(at, first[person]) - SECOND for person, at in last.items()],
-        [max(at, first[person]) + SECOND for person, at in last.items()],
+        [person for person, _, _ in found],
+        [max(EARLIEST, min(times)) - SECOND for _, *times in found],
+        [min(latest, max(times)) + SECOND for _, *times in found],
     ]
 
 
@@ -312,26 +325,26 @@ def _last_words(spoken: Batch) -> dict[tuple[str, int], int]:
     return last
 
 
+def _batch(first: int, columns: Sequence[Sequence[Any]]) -> Batch:
+    return Batch(range(first, first + len(columns[0])), columns)
+
+
 def _sifted(
     kind: RowKind.ValueType,
-    first: int,
-    columns: Sequence[Sequence[Any]],
+    batch: Batch,
     failures: Iterable[Failures],
     both: Callable[[Any, Any], Sequence[Any]],
 ) -> Sifted:
     """The good rows; `both` says what two rows of one id say together, the first one first."""
-    ids = columns[0]
     bad: dict[int, str] = {}
     for reason, rows in failures:
         for at in rows:
             bad.setdefault(at, reason)
-    positions: Sequence[int] = range(first, first + len(ids))
-    if bad:
-        good = [at for at in range(len(ids)) if at not in bad]
-        positions = [first + at for at in good]
-        columns = [[column[at] for at in good] for column in columns]
-    turned_away = [_refused(kind, first + at, ids[at], bad[at]) for at in sorted(bad)]
-    return Sifted(_once(Batch(positions, columns), both), turned_away)
+    ids = batch.columns[0]
+    turned_away = [_refused(kind, batch.positions[at], ids[at], bad[at]) for at in sorted(bad)]
+    return Sifted(
+        _once(batch.only(at for at in range(len(ids)) if at not in bad), both), turned_away
+    )
 
 
 def refused(kind: RowKind.ValueType, row: Batch, reason: str) -> RefusedRow:

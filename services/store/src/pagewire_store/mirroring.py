@@ -105,42 +105,39 @@ class Mirror:
         """
         _check(request)
         upsert = _Upsert(request, self._chunk_rows, int(self._clock() * 1e6) + DAY)
-        upsert.known = await self._known(request.page_id, upsert.people_to_look_up())
+        await self._open(upsert)
         for chunk in upsert.chunks():
-            await self._look(request.page_id, chunk)
+            await self._look(upsert, chunk)
             await self._store(upsert, chunk)
         return upsert.found
 
-    async def _look(self, page_id: str, chunk: _Chunk) -> None:
-        """Leaves out what is stored as it is shown: mostly that is all, and nothing is written."""
-        conversations, messages = chunk.conversations, chunk.messages
-        said = []
+    async def _open(self, upsert: _Upsert) -> None:
+        """Learns which people that messages alone name are known. Raises PageUnknown."""
+        if not mirrored.is_id(upsert.page_id):
+            raise PageUnknown(upsert.page_id)
+        if people := upsert.people_to_look_up():
+            (found,) = await self._say(sql.KNOWN.over(upsert.page_id, 0, [people]))
+            upsert.known = {person for (person,) in found.rows}
+
+    async def _look(self, upsert: _Upsert, chunk: _Chunk) -> None:
+        """Leaves out what is stored as it is shown, mostly all; and what cannot be stored.
+
+        Raises PageUnknown.
+        """
+        page_id, conversations, messages = upsert.page_id, chunk.conversations, chunk.messages
+        said = [sql.CONNECTED.said(page_id.encode())]
         if conversations:
             said.append(sql.STORED_CONVERSATIONS.over(page_id, 0, conversations.columns[:1]))
         if messages:
-            said.append(sql.STORED_MESSAGES.over(page_id, 0, mirrored.spans(messages)))
-        if not said:
-            return
-        answers = iter(await self._say(*said))
-        if conversations:
-            stored: Any = next(answers).rows
-            chunk.conversations = mirrored.threads_not_as_shown(conversations, stored)
-        if messages:
-            stored = next(answers).rows
-            chunk.messages = mirrored.not_as_shown(messages, stored)
-
-    async def _known(self, page_id: str, people: Sequence[str]) -> set[str]:
-        """Which of the people have a conversation with the page. Raises PageUnknown."""
-        if not mirrored.is_id(page_id):
-            raise PageUnknown(page_id)
-        said = [sql.CONNECTED.said(page_id.encode())]
-        if people:
-            said.append(sql.KNOWN.over(page_id, 0, [people]))
-
-        connected, *known = await self._say(*said)
+            said.append(sql.STORED_MESSAGES.over(page_id, 0, upsert.spans(messages)))
+        connected, *stored = await self._say(*said)
         if not connected.rows:
             raise PageUnknown(page_id)
-        return {person for answer in known for (person,) in answer.rows}
+        answers: Iterator[Any] = (answer.rows for answer in stored)
+        if conversations:
+            chunk.conversations = mirrored.threads_not_as_shown(conversations, next(answers))
+        if messages:
+            chunk.messages = upsert.good(mirrored.not_as_shown(messages, next(answers)))
 
     async def _say(self, *said: Said) -> list[Answer]:
         """What only reads."""
@@ -223,8 +220,8 @@ class _Upsert:
         return [person for person in named if mirrored.is_id(person)]
 
     def chunks(self) -> Iterator[_Chunk]:
-        """The rows that can be stored, read when it is their turn."""
-        chunk = _Chunk()
+        """The rows, read when it is their turn; one without any where there are none."""
+        chunk, any_full = _Chunk(), False
         kinds: tuple[tuple[Sequence[object], Callable[[_Chunk, int, int], None]], ...] = (
             (self._conversations, self._add_conversations),
             (self._messages, self._add_messages),
@@ -241,8 +238,8 @@ class _Upsert:
                 at = end
                 if chunk.rows == self._chunk_rows:
                     yield chunk
-                    chunk = _Chunk()
-        if chunk.rows:
+                    chunk, any_full = _Chunk(), True
+        if chunk.rows or not any_full:
             yield chunk
 
     def note(self, chunk: _Chunk, said: dict[OfPage, Answer]) -> None:
@@ -278,8 +275,24 @@ class _Upsert:
         self.known.update(chunk.conversations.columns[0])
 
     def _add_messages(self, chunk: _Chunk, at: int, end: int) -> None:
-        shown = self._messages[at:end]
-        chunk.messages = self._good(mirrored.messages(shown, at, self._latest, self.known))
+        chunk.messages = mirrored.messages(self._messages[at:end], at)
+
+    def spans(self, messages: Batch) -> Sequence[Sequence[Any]]:
+        """Where messages are to be looked for."""
+        return mirrored.spans(messages, self._latest, self.known)
+
+    def good(self, messages: Batch) -> Batch:
+        """Those that can be stored."""
+        if not messages:
+            return messages
+        return self._good(
+            mirrored.sifted_messages(
+                messages,
+                self._latest,
+                self.known,
+                lambda position: self._messages[position].HasField("create_time"),
+            )
+        )
 
     def _add_comments(self, chunk: _Chunk, at: int, end: int) -> None:
         chunk.comments = self._good(mirrored.comments(self._comments[at:end], at, self._latest))

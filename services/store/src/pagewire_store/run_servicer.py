@@ -73,14 +73,14 @@ class RunServicer(RunServiceServicer):
     async def _start_all(self, request: StartRunRequest) -> StartRunResponse:
         if request.page_id:
             raise InvalidArgument("page_id", "must be empty where all pages are meant")
-        started = await self._done(
+        started, any_new = await self._done(
             lambda connection: runs.start_all(
                 connection, request.kind, request.mode, repair=request.repair
             )
         )
-        if any(is_new for _, is_new in started):
+        if any_new:
             self._waking.wake()
-        return StartRunResponse(runs=[run for run, _ in started])
+        return StartRunResponse(runs=started)
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> GetRunResponse:
         run = await self._done(lambda connection: runs.get(connection, request.run_id))
@@ -120,7 +120,7 @@ class RunServicer(RunServiceServicer):
         )
         if recorded.freed:
             self._waking.wake()
-        return RecordRunsResponse(verdicts=recorded.verdicts)
+        return RecordRunsResponse(verdicts=recorded.verdicts, ended=recorded.ended)
 
     async def _claim(self, owner: str, at_most: int) -> list[ClaimedRun]:
         for _ in range(CLAIM_TRIES):

@@ -11,7 +11,6 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -92,9 +91,12 @@ class RunUnknown(Refusal):
 
 
 class Recorded(NamedTuple):
-    """What became of progress: a verdict a run, in order; and whether a run may be claimed now."""
+    """What became of progress: a verdict a run, in order; those that have ended by it, as they
+    are stored; and whether a run may be claimed now.
+    """
 
     verdicts: list[RunVerdict.ValueType]
+    ended: list[SyncRun]
     freed: bool
 
 
@@ -142,12 +144,15 @@ _MAKE_MIRROR = text("""
 # A repair on request where no gap is known looks at a day, or at all since the watermark: what
 # scheduled runs have stored by then is no less missed by webhooks. Before the page was connected
 # there were none to miss.
-_HOLD_MIRROR = text("""
-    select m.synced_at, coalesce(
-        m.gap_from, greatest(least(m.synced_at, now() - :longest), p.connected_at)) as repair_from
-    from mirror m join page p using (page_id)
+_AS_MIRRORED = """
+    m.synced_at, coalesce(m.gap_from,
+        greatest(least(m.synced_at, now() - cast(:longest as interval)), p.connected_at))
+        as repair_from
+"""
+_HOLD_MIRROR = text(f"""
+    select {_AS_MIRRORED} from mirror m join page p using (page_id)
     where m.page_id = :page_id and m.kind = :kind for update of m
-""")
+""")  # noqa: S608
 
 # One that is being cancelled does not go on. A repair does all that an incremental does.
 _GOES_ON_ALREADY = text(f"""
@@ -184,9 +189,8 @@ async def start(
         raise PageUnknown(page_id)
     await connection.execute(_MAKE_MIRROR, values)
     mirror = (await connection.execute(_HOLD_MIRROR, values | {"longest": LONGEST_REPAIR})).one()
-    incremental = repair or mode == SYNC_MODE_INCREMENTAL or mirror.synced_at is not None
     wanted = values | {
-        "mode": "full" if mode == SYNC_MODE_FULL or not incremental else "incremental",
+        "mode": _mode_of(mode, mirror, repair=repair),
         "gap_from": mirror.repair_from if repair else None,
     }
     known = (await connection.execute(_GOES_ON_ALREADY, wanted)).one_or_none()
@@ -196,7 +200,30 @@ async def start(
     return run_from((await connection.execute(_QUEUE, wanted)).one()), True
 
 
-_CONNECTED = text("select page_id from page where connected order by page_id")
+_MAKE_MIRRORS = text("""
+    with connected as (select page_id from page where connected order by page_id for share)
+    insert into mirror (page_id, kind) select page_id, :kind from connected
+    on conflict do nothing
+""")
+
+_HOLD_ALL_MIRRORS = text(f"""
+    select m.page_id, {_AS_MIRRORED} from mirror m join page p using (page_id)
+    where p.connected and m.kind = :kind order by m.page_id for update of m
+""")  # noqa: S608
+
+_OPEN_OF_ALL = text(f"""
+    select {COLUMNS}, gap_from from sync_run
+    where page_id = any(:pages) and kind = :kind and {OPEN} and cancel_requested_at is null
+    order by created_at, run_id
+""")  # noqa: S608
+
+_QUEUE_EACH = text(f"""
+    insert into sync_run (run_id, page_id, kind, mode, origin, state, gap_from)
+    select n.run_id, n.page_id, :kind, n.mode, :origin, 'queued', n.gap_from
+    from unnest(cast(:run_ids as text[]), cast(:pages as text[]), cast(:modes as text[]),
+        cast(:gaps as timestamptz[])) as n (run_id, page_id, mode, gap_from)
+    returning {COLUMNS}
+""")  # noqa: S608
 
 
 async def start_all(
@@ -205,14 +232,45 @@ async def start_all(
     mode: SyncMode.ValueType,
     *,
     repair: bool = False,
-) -> list[tuple[SyncRun, bool]]:
-    """`start`, of every connected page: to be claimed together, for they are committed together."""
-    pages = (await connection.execute(_CONNECTED)).scalars().all()
-    started = []
-    for page_id in pages:
-        with suppress(PageUnknown):  # disconnected just now
-            started.append(await start(connection, page_id, kind, mode, repair=repair))
-    return started
+) -> tuple[list[SyncRun], bool]:
+    """`start`, of every connected page, and whether any is new.
+
+    They are committed together, so they can be claimed together.
+    """
+    _check(kind, mode, repair=repair)
+    values = {"kind": _word_of(SyncKind, "SYNC_KIND_", kind), "longest": LONGEST_REPAIR}
+    await connection.execute(_MAKE_MIRRORS, values)
+    mirrors = (await connection.execute(_HOLD_ALL_MIRRORS, values)).all()
+    pages = {"pages": [mirror.page_id for mirror in mirrors]}
+    open_runs = defaultdict(list)
+    for row in await connection.execute(_OPEN_OF_ALL, values | pages):
+        open_runs[row.page_id].append(row)
+    started, wanted = [], []
+    for mirror in mirrors:
+        each = _mode_of(mode, mirror, repair=repair), mirror.repair_from if repair else None
+        known = next((row for row in open_runs[mirror.page_id] if _goes_on(row, *each)), None)
+        if known is not None:
+            started.append(run_from(known))
+        else:
+            wanted.append((ids.new_run_id(), mirror.page_id, *each))
+    if wanted:
+        columns = zip(("run_ids", "pages", "modes", "gaps"), zip(*wanted, strict=True), strict=True)
+        new = {name: list(column) for name, column in columns}
+        new["origin"] = "repair" if repair else "request"  # type: ignore[assignment]
+        started += map(run_from, await connection.execute(_QUEUE_EACH, values | new))
+    return sorted(started, key=lambda run: run.page_id), bool(wanted)
+
+
+def _goes_on(row: Any, mode: str, gap_from: datetime | None) -> bool:
+    """Whether the open run does what is wanted: a repair does all that an incremental does."""
+    if gap_from is None:
+        return row.mode in (mode, "full")
+    return row.gap_from is not None and row.gap_from <= gap_from
+
+
+def _mode_of(mode: SyncMode.ValueType, mirror: Any, *, repair: bool) -> str:
+    incremental = repair or mode == SYNC_MODE_INCREMENTAL or mirror.synced_at is not None
+    return "full" if mode == SYNC_MODE_FULL or not incremental else "incremental"
 
 
 def _check(kind: SyncKind.ValueType, mode: SyncMode.ValueType, *, repair: bool) -> None:
@@ -548,7 +606,7 @@ async def record(
     """
     _check_progress(progress)
     if not progress:
-        return Recorded([], freed=False)
+        return Recorded([], [], freed=False)
     raw = await driver(connection)
     (found,) = await within(raw, _HOLD_RUNS.over([(p.run.run_id, p.epoch) for p in progress]))
     held = {row[0]: _Held(*row) for row in found.rows}
@@ -556,7 +614,13 @@ async def record(
     if written:
         await _write(connection, written, lease, settled_after)
     freed = any(p.release or p.run.state in _ENDS for p, _ in written)
-    return Recorded([_verdict(p, held.get(p.run.run_id)) for p in progress], freed)
+    over = [p.run.run_id for p, _ in written if p.run.state in _ENDS]
+    ended = await connection.execute(_GET_ALL, {"run_ids": over}) if over else ()
+    verdicts = [_verdict(p, held.get(p.run.run_id)) for p in progress]
+    return Recorded(verdicts, [run_from(row) for row in ended], freed)
+
+
+_GET_ALL = text(f"select {COLUMNS} from sync_run where run_id = any(:run_ids)")  # noqa: S608
 
 
 def _verdict(progress: RunProgress, held: _Held | None) -> RunVerdict.ValueType:

@@ -4,16 +4,21 @@ Of runs that other processes do it knows nothing; those are asked for.
 """
 
 import asyncio
+from collections import deque
 from weakref import WeakValueDictionary
 
 from pagewire.type.v1.sync_run_pb2 import SyncRun
 
+KEPT = 1_000
+"""Ended runs that are shown a while longer."""
+
 
 class Board:
-    """Shows runs by id while they go on here."""
+    """Shows runs by id while they go on here, and the last that ended here."""
 
     def __init__(self) -> None:
         self._shown: dict[str, SyncRun] = {}
+        self._over: deque[str] = deque()
         # Held by who waits alone: nobody may ever put up what is waited for.
         self._changed: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
@@ -24,13 +29,20 @@ class Board:
         self._shown[run.run_id] = shown
         self._tell(run.run_id)
 
+    def end(self, run: SyncRun) -> None:
+        """Put it up as it ended."""
+        self.show(run)
+        self._over.append(run.run_id)
+        if len(self._over) > KEPT:
+            self.take_down(self._over.popleft())
+
     def take_down(self, run_id: str) -> None:
-        """It has ended, or goes on elsewhere: the store knows."""
+        """It goes on elsewhere, or ended long ago: the store knows."""
         self._shown.pop(run_id, None)
         self._tell(run_id)
 
     def shown(self, run_id: str) -> SyncRun | None:
-        """The run, where it goes on here."""
+        """The run, where it goes on here or has ended of late."""
         return self._shown.get(run_id)
 
     async def change(self, run_id: str, seconds: float) -> None:

@@ -150,6 +150,7 @@ class History:
         versions = [run.progress.version for run in due]
         reports = [self._report(run) for run in due]
         response = await self.store.RecordRuns(pb.RecordRunsRequest(runs=reports))
+        ended = {run.run_id: run for run in response.ended}
         for run, version, report, verdict in zip(
             due, versions, reports, response.verdicts, strict=True
         ):
@@ -160,6 +161,8 @@ class History:
             run.progress.written_down(report)
             if report.run.state not in _GOING:
                 self._ended(run)
+                if over := ended.get(report.run.run_id):
+                    self.board.end(over)
                 continue
             self.board.show(report.run)
             if verdict == pb.RUN_VERDICT_CANCEL:

@@ -103,7 +103,7 @@ class HistoryServicer(HistoryServiceServicer):
         self, request: pb.WatchSyncRunRequest, context: Context
     ) -> AsyncIterator[pb.WatchSyncRunResponse]:
         run_id = _run_id(request.run_id)
-        run, shown = await self._run(run_id), None
+        run, shown = self._board.shown(run_id) or await self._run(run_id), None
         while True:
             if run != shown:
                 yield pb.WatchSyncRunResponse(run=run)
