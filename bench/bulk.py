@@ -121,11 +121,11 @@ def _request(rows: Sequence[Row]) -> UpsertHistoryRequest:
     )
 
 
-class _Store:
+class Caller:
     """MirrorService as sync calls it."""
 
-    def __init__(self, target: str) -> None:
-        self._channel = channel(target, token=TOKEN)
+    def __init__(self, target: str, token: str) -> None:
+        self._channel = channel(target, token=token)
         self._stub = MirrorServiceStub(self._channel)
 
     async def upsert(self, calls: Sequence[UpsertHistoryRequest]) -> tuple[int, int]:
@@ -149,7 +149,7 @@ class _Store:
 
 
 @contextlib.asynccontextmanager
-async def _store(folder: Path, url: str) -> AsyncIterator[_Store]:
+async def _store(folder: Path, url: str) -> AsyncIterator[Caller]:
     port = free_port()
     environment = {
         "DATABASE_URL": url,
@@ -160,14 +160,14 @@ async def _store(folder: Path, url: str) -> AsyncIterator[_Store]:
         "LOG_LEVEL": "WARNING",
     }
     with child(["-m", "pagewire_store"], folder / "store.log", env=environment, port=port):
-        store = _Store(f"127.0.0.1:{port}")
+        store = Caller(f"127.0.0.1:{port}", TOKEN)
         try:
             yield store
         finally:
             await store.close()
 
 
-async def _round(url: str, store: _Store, rows: Sequence[Row], into: Rates, turn: int) -> None:
+async def _round(url: str, store: Caller, rows: Sequence[Row], into: Rates, turn: int) -> None:
     """Every way once, each into empty tables."""
     calls = requests(rows)
     for name in rotated([OURS, SERVER, GUARD, VALUES, MERGE], turn):
@@ -179,7 +179,7 @@ async def _round(url: str, store: _Store, rows: Sequence[Row], into: Rates, turn
 
 
 async def _ours(
-    store: _Store, calls: Sequence[UpsertHistoryRequest], count: int, into: Rates
+    store: Caller, calls: Sequence[UpsertHistoryRequest], count: int, into: Rates
 ) -> None:
     for rates, expected in ((into.new, count), (into.again, 0)):
         began = time.perf_counter()

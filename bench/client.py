@@ -26,7 +26,7 @@ from bench.processes import CLIENT_CORE, SERVER_CORE, child, free_port
 from pagewire.type.v1.page_pb2 import Login
 from pagewire_sync.batches import Batches
 from pagewire_sync.budget import RATES, Budget, Product, Rate
-from pagewire_sync.graph import App, Credentials, Graph, Hosts, open_client
+from pagewire_sync.graph import App, Credentials, Graph, Hosts, open_transport
 from pagewire_sync.reading import Reads
 from pagewire_sync.results import Done
 
@@ -178,8 +178,8 @@ async def _serve(port: int) -> None:
 async def _ours(port: int) -> AsyncIterator[Get]:
     base = f"http://127.0.0.1:{port}"
     budget = Budget({**RATES, Product.CONVERSATIONS: Rate(1e6, 1)})
-    async with open_client() as client:
-        graph = Graph(client, Hosts(base, base, "v25.0"), App("1", "secret", "secret"), budget)
+    async with open_transport() as transport:
+        graph = Graph(transport, Hosts(base, base, "v25.0"), App("1", "secret", "secret"), budget)
         batches = Batches(graph)
         reads = Reads(batches, budget, token_died=_nobody)
 

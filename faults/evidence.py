@@ -83,6 +83,7 @@ class Evidence:
     in seconds; none where that is not measured. `is_definite` says that no
     fault left anybody in doubt about a send, `has_echoes` that all that Graph took was echoed.
     `given` are the pages and keys of events in bodies that Meta was told to send byte for byte.
+    `past` are the pages and ids of messages that Meta has, which history may have brought.
     `usage` has what each life of a process held before the fault, or when it was warm, and at rest.
     """
 
@@ -95,6 +96,7 @@ class Evidence:
     blocked: frozenset[str] = frozenset()
     instagram: frozenset[str] = frozenset()
     given: frozenset[tuple[str, str]] = frozenset()
+    past: frozenset[tuple[str, str]] = frozenset()
     besides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     catchups: Sequence[Catchup] = ()
     usage: Mapping[str, tuple[Usage, Usage]] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from faults.checker import grown
 from faults.evidence import Bounds, Evidence
 from faults.history import History, Usage
 from faults.load import RULES, Stage
+from faults.past import past_of
 from faults.procfs import usage
 from faults.rig import QUICK, Rig
 from faults.rows import Struck
@@ -120,6 +121,7 @@ async def evidence_of(
         instagram=on.instagram,
         catchups=[catchup for each in struck for catchup in each.catchups],
         usage=lives,
+        past=await past_of(rig),
     )
     return replace(evidence, **fields)
 

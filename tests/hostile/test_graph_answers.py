@@ -15,7 +15,7 @@ from pagewire.store.v1.outbox_service_pb2 import Verdict
 from pagewire_sync.budget import Budget
 from pagewire_sync.credentials import CredentialCache
 from pagewire_sync.graph import Graph as Client
-from pagewire_sync.graph import Hosts, open_client
+from pagewire_sync.graph import Hosts, open_transport
 from pagewire_sync.sender import Sender
 from tests.hostile import cases, meta
 from tests.hostile.cases import CASES, Case
@@ -191,10 +191,10 @@ async def test_an_answer_that_trickles_is_uncertain_when_its_time_is_over() -> N
                 await writer.drain()
                 await asyncio.sleep(0.02)
 
-    async with raw_graph(trickling) as server, open_client() as client:
+    async with raw_graph(trickling) as server, open_transport() as transport:
         budget = Budget()
         hosts = Hosts(server.url, server.url, "v25.0")
-        graph = Client(client, hosts, OUR_APP, budget, total_seconds=2)
+        graph = Client(transport, hosts, OUR_APP, budget, total_seconds=2)
         sender = Sender(outbox, CredentialCache(pages), graph, budget, "test")
         async with running(sender.run()):
             await outbox.settled(1)

@@ -15,7 +15,7 @@ import pytest
 from pagewire_runtime import metrics
 from pagewire_sync.batches import Batches
 from pagewire_sync.budget import RATES, Budget, Product, Rate
-from pagewire_sync.graph import Graph, Hosts, open_client
+from pagewire_sync.graph import Graph, Hosts, open_transport
 from pagewire_sync.reading import Reads, Tally
 from pagewire_sync.results import Done, Failed, Outcome
 from pagewire_sync.shown import MAX_ATTACHMENTS, Refused, thread_of
@@ -77,8 +77,8 @@ async def saying(says: Says) -> AsyncIterator[Upon]:
         await writer.drain()
 
     budget = Budget({**RATES, Product.CONVERSATIONS: Rate(1_000, 1)})
-    async with raw_graph(behave) as server, open_client() as client:
-        graph = Graph(client, Hosts(server.url, server.url, "v25.0"), APP, budget)
+    async with raw_graph(behave) as server, open_transport() as transport:
+        graph = Graph(transport, Hosts(server.url, server.url, "v25.0"), APP, budget)
         batches = Batches(graph, window_seconds=0.2)
 
         async def nobody(*_: object) -> None:

@@ -230,7 +230,10 @@ def comment_by_webhook(one: Said) -> list[Event]:
 def by_graph(
     messages: list[Written], comments: list[Said], read: float, bare: set[int]
 ) -> UpsertHistoryRequest:
-    """All that Graph shows at a time, in whole seconds; of some messages no more than those."""
+    """All that Graph shows at a time, in whole seconds; of some messages no more than those.
+
+    Answers are shown below what they answer.
+    """
     there = [one for one in messages if one.is_there(read)]
     people = {one.person: one for one in there}  # the last one of each
     return UpsertHistoryRequest(
@@ -259,7 +262,7 @@ def by_graph(
                 is_own=one.is_answer,
             )
             for one in comments
-            if one.is_there(read)
+            if one.is_there(read) and (comments[0].is_there(read) or not one.is_answer)
         ],
     )
 

@@ -1,7 +1,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -234,6 +234,27 @@ async def test_an_acceptance_shows_the_reply_in_its_conversation(desk: Desk) -> 
     assert sent.participant_id == PERSON
     assert (conversation.snippet, conversation.unread_count) == ("10 euro", 0)
     assert conversation.last_outbound_at == sent.created_at
+
+
+async def test_an_acceptance_fills_in_a_message_of_which_history_knew_the_time_alone(
+    desk: Desk,
+) -> None:
+    reply = await desk.answer(message(), candidate(says("10 euro")))
+    await desk.rows.add(
+        "message",
+        page_id=PAGE,
+        mid="m_ours",
+        participant_id=PERSON,
+        direction=None,
+        kind="message",
+        created_at=ago(0).ToDatetime(UTC),
+    )
+
+    await desk.record(reply.tag, VERDICT_ACCEPTED, mid="m_ours", send_time=ago(0))
+
+    sent = await desk.rows.one("select * from message where mid = 'm_ours'")
+    number = (await desk.reply(reply.reply_id)).reply_id
+    assert (sent.direction, sent.text, sent.reply_id) == ("outbound", "10 euro", number)
 
 
 async def test_a_medium_that_was_sent_shows_as_an_attachment(desk: Desk) -> None:

@@ -27,6 +27,7 @@ from pagewire.store.v1.event_service_pb2_grpc import (
 from pagewire.type.v1.conversation_pb2 import (
     DIRECTION_INBOUND,
     DIRECTION_OUTBOUND,
+    DIRECTION_UNSPECIFIED,
     Conversation,
 )
 from pagewire.type.v1.event_pb2 import Attachment, MessageDetail
@@ -334,6 +335,17 @@ async def test_messages_and_replies_not_yet_sent_are_one_list(
     ]
     assert answer.messages[1].direction == DIRECTION_OUTBOUND
     assert answer.messages[2].direction == DIRECTION_INBOUND
+
+
+async def test_a_message_of_which_nobody_knows_the_author_is_shown_without_a_direction(
+    service: "ConversationServiceAsyncStub", written: Written
+) -> None:
+    await written.conversation("anna", 0)
+    await written.message("m1", 1, direction=None)
+
+    answer = await service.ListMessages(ListMessagesRequest(conversation_id=ANNA))
+
+    assert [each.direction for each in answer.messages] == [DIRECTION_UNSPECIFIED]
 
 
 async def test_a_reply_that_was_sent_but_whose_message_is_not_stored_shows_with_its_mid(

@@ -47,9 +47,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Said:
-    """What is answered to a read."""
+    """What is answered to a read; an empty list, unless said otherwise."""
 
-    body: object = field(default_factory=dict)
+    body: object = field(default_factory=lambda: {"data": []})
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -173,8 +173,9 @@ class Reading:
 def reading(graph: FakeGraph, *, jitter: float = 0.0, of_page: int = 32, **batches: Any) -> Reading:
     """`jitter` is the share of what is allowed that is taken."""
     budget, died = Budget(), []
-    client = httpx.AsyncClient(transport=httpx.MockTransport(graph))
-    gathered = Batches(Graph(client, HOSTS, APP, budget, total_seconds=60), **batches)
+    gathered = Batches(
+        Graph(httpx.MockTransport(graph), HOSTS, APP, budget, total_seconds=60), **batches
+    )
 
     async def token_died(credentials: Credentials, said: GraphError) -> None:
         died.append((credentials, said))

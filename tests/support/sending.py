@@ -11,7 +11,7 @@ from pagewire.type.v1.page_pb2 import Login, Platform
 from pagewire_simulator.client import AccountView, SimulatorClient
 from pagewire_sync.budget import Budget
 from pagewire_sync.credentials import CredentialCache
-from pagewire_sync.graph import App, Graph, Hosts, open_client
+from pagewire_sync.graph import App, Graph, Hosts, open_transport
 from pagewire_sync.sender import Sender
 from tests.support.outbox import FakeOutbox, FakePages, reply
 from tests.support.simulator import APP, running_simulator
@@ -90,10 +90,10 @@ def addressed(account: AccountView) -> dict[str, Any]:
 
 @asynccontextmanager
 async def simulated(total_seconds: float = 10.0) -> AsyncIterator[Meta]:
-    async with running_simulator() as simulator, open_client() as client:
+    async with running_simulator() as simulator, open_transport() as transport:
         budget = Budget()
         hosts = Hosts(simulator.facebook, simulator.instagram, "v25.0")
-        graph = Graph(client, hosts, OUR_APP, budget, total_seconds=total_seconds)
+        graph = Graph(transport, hosts, OUR_APP, budget, total_seconds=total_seconds)
         yield Meta(simulator, FakePages(), FakeOutbox(), graph, budget)
 
 

@@ -46,7 +46,7 @@ async def asked(batches: Batches, operations: Sequence[Operation]) -> list[Resul
 
 def naming(graph: FakeGraph) -> None:
     """Answers name the node they are of."""
-    graph.behave = lambda asked: Said({"id": asked.node})
+    graph.behave = lambda asked: Said({"data": [], "id": asked.node})
 
 
 def proof(token: str, secret: str = "app-secret") -> str:
@@ -157,7 +157,7 @@ async def test_the_hosts_are_never_mixed() -> None:
 @in_virtual_time
 async def test_each_operation_ends_by_itself() -> None:
     said = {
-        "1000": Said({"id": "1000"}),
+        "1000": Said({"data": [], "id": "1000"}),
         "1001": NULL,
         "1002": error(960, 500, "Request aborted."),
         "1003": error(100, 400),
@@ -228,7 +228,9 @@ async def test_what_befalls_the_connection_leaves_each_operation_unfinished() ->
 @in_virtual_time
 async def test_of_a_batch_more_is_read_than_of_a_call_and_not_without_bound() -> None:
     sizes = {"1000": 5, "1001": 9}
-    graph = FakeGraph(behave=lambda asked: Said({"text": "x" * (sizes[asked.node] * 2**20)}))
+    graph = FakeGraph(
+        behave=lambda asked: Said({"data": [], "text": "x" * (sizes[asked.node] * 2**20)})
+    )
     batches = reading(graph).batches
 
     fine = await asked(batches, [read_of(each) for each in pages(2)])
@@ -243,9 +245,7 @@ async def test_of_a_batch_more_is_read_than_of_a_call_and_not_without_bound() ->
 async def test_each_operations_headers_correct_its_own_pages_budget() -> None:
     usage = json.dumps({"1001": [{"call_count": 99, "estimated_time_to_regain_access": 2}]})
     headers = {"X-Business-Use-Case-Usage": usage}
-    graph = FakeGraph(
-        behave=lambda asked: Said({}, headers=headers if asked.node == "1001" else {})
-    )
+    graph = FakeGraph(behave=lambda asked: Said(headers=headers if asked.node == "1001" else {}))
     upon = reading(graph)
 
     await asked(upon.batches, [read_of(each) for each in pages(3)])
@@ -313,7 +313,7 @@ async def test_requests_on_their_way_are_bounded() -> None:
 
 @in_virtual_time
 async def test_a_done_read_tells_when_its_call_went_out_and_hides_what_it_says() -> None:
-    graph = FakeGraph(behave=lambda _: Said({"message": "a secret", "usage": 1}))
+    graph = FakeGraph(behave=lambda _: Said({"data": [], "message": "a secret", "usage": 1}))
 
     result = await reading(graph).batches.gathered(read_of(page()))
 

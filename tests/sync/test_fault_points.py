@@ -9,7 +9,7 @@ from pagewire.type.v1.page_pb2 import Login
 from pagewire_runtime import faults
 from pagewire_sync.budget import Budget
 from pagewire_sync.credentials import CredentialCache
-from pagewire_sync.graph import Credentials, Graph, Hosts, open_client
+from pagewire_sync.graph import Credentials, Graph, Hosts, open_transport
 from pagewire_sync.readback import Reader
 from tests.support.rawgraph import answering, http, raw_graph
 from tests.support.sending import OUR_APP, Meta, running
@@ -65,8 +65,8 @@ async def test_after_the_last_byte_nothing_of_the_answer_is_read(meta: Meta) -> 
 async def test_only_a_send_has_a_last_byte_that_counts(operation: str) -> None:
     faults.arm("sync.after_write=raise:UNAVAILABLE")
     credentials = Credentials("1", "1", Login.LOGIN_FACEBOOK, "token")
-    async with raw_graph(answering(http(b"{}"))) as server, open_client() as client:
-        graph = Graph(client, Hosts(server.url, server.url, "v25.0"), OUR_APP, Budget())
+    async with raw_graph(answering(http(b"{}"))) as server, open_transport() as transport:
+        graph = Graph(transport, Hosts(server.url, server.url, "v25.0"), OUR_APP, Budget())
         if operation == "post":
             answer = await graph.post(credentials, "1", "subscribed_apps", {}, operation="x")
         else:

@@ -30,7 +30,7 @@ from pagewire_sync.graph import (
     Hosts,
     NotSent,
     OutcomeUnknown,
-    open_client,
+    open_transport,
     read_answer,
 )
 from tests.support.rawgraph import (
@@ -60,9 +60,8 @@ def mocked(
         stream = httpx.ByteStream(answer.content)
         return httpx.Response(answer.status_code, headers=answer.headers, stream=stream)
 
-    client = httpx.AsyncClient(transport=httpx.MockTransport(streamed))
     hosts = Hosts("https://facebook.example", "https://instagram.example/", "v25.0")
-    return Graph(client, hosts, APP, budget or Budget())
+    return Graph(httpx.MockTransport(streamed), hosts, APP, budget or Budget())
 
 
 @asynccontextmanager
@@ -73,9 +72,17 @@ async def real(
     connect_seconds: float = 3.0,
     idle_seconds: float = IDLE_SECONDS,
 ) -> AsyncIterator[tuple[Graph, RawGraph]]:
-    async with raw_graph(behave) as server, open_client(connect_seconds, idle_seconds) as client:
+    async with raw_graph(behave) as server, open_transport(idle_seconds) as transport:
         hosts = Hosts(server.url, server.url, "v25.0")
-        yield Graph(client, hosts, APP, Budget(), total_seconds=total_seconds), server
+        graph = Graph(
+            transport,
+            hosts,
+            APP,
+            Budget(),
+            total_seconds=total_seconds,
+            connect_seconds=connect_seconds,
+        )
+        yield graph, server
 
 
 async def send(graph: Graph, credentials: Credentials = PAGE) -> Answer | GraphError:
@@ -395,26 +402,26 @@ async def test_nothing_was_sent_where_the_connection_is_refused() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with open_client() as client:
-            graph = Graph(client, Hosts(url, url, "v25.0"), APP, Budget())
+        async with open_transport() as transport:
+            graph = Graph(transport, Hosts(url, url, "v25.0"), APP, Budget())
 
             with pytest.raises(NotSent):
                 await send(graph)
 
 
 async def test_nothing_was_sent_where_the_name_is_unknown() -> None:
-    async with open_client() as client:
+    async with open_transport() as transport:
         url = "http://graph.invalid"
-        graph = Graph(client, Hosts(url, url, "v25.0"), APP, Budget())
+        graph = Graph(transport, Hosts(url, url, "v25.0"), APP, Budget())
 
         with pytest.raises(NotSent):
             await send(graph)
 
 
 async def test_nothing_was_sent_where_tls_fails() -> None:
-    async with listening(answering(b"no TLS here\r\n")) as port, open_client() as client:
+    async with listening(answering(b"no TLS here\r\n")) as port, open_transport() as transport:
         url = f"https://127.0.0.1:{port}"
-        graph = Graph(client, Hosts(url, url, "v25.0"), APP, Budget())
+        graph = Graph(transport, Hosts(url, url, "v25.0"), APP, Budget())
 
         with pytest.raises(NotSent):
             await send(graph)
@@ -424,9 +431,9 @@ async def test_nothing_was_sent_where_tls_is_cut_off() -> None:
     async def hangs_up(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read(1)
 
-    async with listening(hangs_up) as port, open_client() as client:
+    async with listening(hangs_up) as port, open_transport() as transport:
         url = f"https://127.0.0.1:{port}"
-        graph = Graph(client, Hosts(url, url, "v25.0"), APP, Budget())
+        graph = Graph(transport, Hosts(url, url, "v25.0"), APP, Budget())
 
         with pytest.raises(NotSent):
             await send(graph)
@@ -436,9 +443,9 @@ async def test_nothing_was_sent_where_no_connection_comes_about_in_time() -> Non
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async with listening(silent) as port, open_client(connect_seconds=0.2) as client:
+    async with listening(silent) as port, open_transport() as transport:
         url = f"https://127.0.0.1:{port}"
-        graph = Graph(client, Hosts(url, url, "v25.0"), APP, Budget())
+        graph = Graph(transport, Hosts(url, url, "v25.0"), APP, Budget(), connect_seconds=0.2)
 
         with pytest.raises(NotSent):
             await send(graph)
@@ -453,10 +460,10 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
 
 
 async def test_tls_is_checked_and_not_older_than_1_2() -> None:
-    async with open_client() as client:
-        transport: Any = client._transport
+    async with open_transport() as transport:
         session = transport.get_client()
-        context = session.connector._ssl
+        connector: Any = session.connector
+        context = connector._ssl
         await session.close()
 
     assert context.verify_mode is ssl.CERT_REQUIRED
@@ -556,8 +563,8 @@ async def test_no_exception_and_no_log_line_holds_a_token(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with open_client() as client:
-            graph = Graph(client, Hosts(url, url, "v25.0"), APP, Budget())
+        async with open_transport() as transport:
+            graph = Graph(transport, Hosts(url, url, "v25.0"), APP, Budget())
             with pytest.raises(NotSent) as refused:
                 await graph.inspect(PAGE)
 

@@ -185,7 +185,7 @@ async def test_marks_beyond_what_the_store_takes_at_once_follow(count: int) -> N
 
     async def mirror(progress: Progress) -> None:
         for number in range(count):
-            progress.mark(f"t_{number}", "graph_1", 0.0)
+            progress.pass_by(f"t_{number}", "graph_1", 0.0)
         await until(lambda: not progress.has_marks)
         progress.end(SyncState.SYNC_STATE_PARTIAL)
 

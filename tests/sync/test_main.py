@@ -110,7 +110,7 @@ async def store(
     def register(server: grpc.aio.Server) -> None:
         outbox = Outbox(meta.outbox)  # type: ignore[abstract]  # what is not called is left out
         add_OutboxServiceServicer_to_server(outbox, server)
-        add_PageCareServiceServicer_to_server(Care(meta.pages), server)
+        add_PageCareServiceServicer_to_server(Care(meta.pages), server)  # type: ignore[abstract]
         add_ClockServiceServicer_to_server(time or Time(), server)
 
     tokens = parse_service_tokens(TOKENS)

@@ -115,7 +115,7 @@ def test_every_error_leaves_a_page_in_a_state_with_a_reason(failure: Failure) ->
     assert finding.reason
 
 
-@pytest.mark.parametrize("failure", sorted(PASSING, key=lambda each: each.name))
+@pytest.mark.parametrize("failure", sorted(PASSING, key=str))
 @pytest.mark.parametrize("before", ["healthy", "expiring", "blocked"])
 def test_what_passes_changes_no_page(failure: Failure, before: str) -> None:
     finding = refused(page(before, "as_before"), error(failure, 4))

@@ -15,7 +15,7 @@ from pagewire_runtime import metrics
 from pagewire_runtime.errors import Refusal, Unavailable
 from pagewire_sync.budget import Budget
 from pagewire_sync.credentials import CredentialCache
-from pagewire_sync.graph import Answer, Credentials, Graph, Hosts, open_client
+from pagewire_sync.graph import Answer, Credentials, Graph, Hosts, open_transport
 from pagewire_sync.page_states import DAILY, HOURLY
 from pagewire_sync.pagecare import INSTAGRAM_FIELDS, PageCare
 from pagewire_sync.refreshing import Refreshed, Refresher, finding_of, is_due, read_fresh
@@ -90,9 +90,9 @@ async def at_graph() -> AsyncIterator[Account]:
         writer.write(http(json.dumps(body).encode(), status=f"{status} Said"))
         await writer.drain()
 
-    async with raw_graph(behave) as host, open_client() as client:
+    async with raw_graph(behave) as host, open_transport() as transport:
         hosts = Hosts("http://127.0.0.1:1", host.url, "v25.0")
-        made = Account(host, FakePages(), Graph(client, hosts, OUR_APP, Budget()))
+        made = Account(host, FakePages(), Graph(transport, hosts, OUR_APP, Budget()))
         made.pages.connect(
             ACCOUNT,
             OLD,

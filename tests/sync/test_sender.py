@@ -12,7 +12,7 @@ from pagewire_simulator.client import AccountView
 from pagewire_simulator.faults import FAULTS, Script
 from pagewire_sync.budget import Product
 from pagewire_sync.credentials import CredentialCache
-from pagewire_sync.graph import Credentials, Graph, Hosts, open_client
+from pagewire_sync.graph import Credentials, Graph, Hosts, open_transport
 from pagewire_sync.sender import UNBEGUN, Sender
 from tests.support.outbox import FakeOutbox, reply
 from tests.support.sending import OUR_APP, Meta, addressed, running
@@ -126,8 +126,8 @@ async def test_nothing_is_uncertain_where_graph_cannot_be_reached(meta: Meta) ->
     meta.outbox.put(await meta.message(account))
     nowhere = Hosts("http://127.0.0.1:9", "http://127.0.0.1:9", "v25.0")
 
-    async with open_client() as client:
-        meta.graph = Graph(client, nowhere, OUR_APP, meta.budget)
+    async with open_transport() as transport:
+        meta.graph = Graph(transport, nowhere, OUR_APP, meta.budget)
         async with running(meta.sender().run()):
             await meta.outbox.settled(1)
 

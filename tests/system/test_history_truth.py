@@ -56,7 +56,7 @@ async def test_after_a_full_sync_the_store_equals_the_truth_message_for_message(
     past: dict[str, Any] = {"conversations": 30, "long_threads": 2, "long_messages": 230}
     past |= {"unicode": 0.3, "deleted": 0.05, "attachments": 0.1, "messages": 8}
     for page in pages:
-        await live.meta.create_history(page.id, **past, unsupported=0)
+        await live.meta.create_history(page.id, **past, unsupported=0.05)
     for account in accounts:
         await live.meta.create_history(account.id, **past, unsupported=0.05, stories=0.05)
 
@@ -70,7 +70,7 @@ async def test_after_a_full_sync_the_store_equals_the_truth_message_for_message(
 async def test_a_thread_that_jumps_to_the_top_while_paging_is_whole(mirrored: Mirrored) -> None:
     live = mirrored.live
     page = await live.page()
-    await live.meta.create_history(page.id, conversations=120, messages=3, unsupported=0)
+    await live.meta.create_history(page.id, conversations=120, messages=3)
     truth = await live.meta.truth(page.id)
     last, middle = truth.conversations[-1], truth.conversations[60]
     await live.meta.change_account(page.id, reading={"limit_max": 10})
@@ -93,7 +93,7 @@ async def test_webhooks_that_arrive_meanwhile_and_history_meet_in_one_store(
 ) -> None:
     live = mirrored.live
     page = await live.page()
-    await live.meta.create_history(page.id, conversations=60, messages=4, unsupported=0)
+    await live.meta.create_history(page.id, conversations=60, messages=4)
     truth = await live.meta.truth(page.id)
     await live.meta.change_account(page.id, reading={"limit_max": 10})
     for nth, thread in enumerate(truth.conversations[::6]):
@@ -133,7 +133,7 @@ async def test_a_message_that_was_unsent_stays_so_however_often_it_is_read(
 
 async def test_a_full_sync_again_stores_nothing_anew(mirrored: Mirrored) -> None:
     page = await mirrored.live.page()
-    await mirrored.live.meta.create_history(page.id, conversations=30, messages=10, unsupported=0)
+    await mirrored.live.meta.create_history(page.id, conversations=30, messages=10)
     (first,) = await mirrored.sync(page)
     versions = "select mid, cast(xmin as text) from message where page_id = :page order by mid"
     before = await mirrored.query(versions, page=page.id)
@@ -164,7 +164,7 @@ async def test_incremental_with_nothing_new_costs_one_call_a_page(mirrored: Mirr
 async def test_incremental_brings_what_is_new_and_no_more(mirrored: Mirrored) -> None:
     live = mirrored.live
     page = await live.page()
-    await live.meta.create_history(page.id, conversations=200, messages=3, unsupported=0)
+    await live.meta.create_history(page.id, conversations=200, messages=3)
     await mirrored.sync(page)
     for nth in range(10):
         await live.meta.say(page.id, f"new {nth}", silently=True)

@@ -1,6 +1,6 @@
 """Where webhooks may be missing, by page; and the repairs that look there.
 
-Four things open a gap. *Outage*: no edge was heard of for half a minute. *Refused*: an edge had to
+Four things open a gap. *Outage*: no edge was heard of for half a minute (a setting). *Refused*: an edge had to
 turn webhooks away. *Signatures*: an edge saw bad signatures and no good one for as long as the
 grace, as when our secret is the wrong one. Anybody can send bad signatures, so one good signature
 among them ends the suspicion, and where no webhooks come that could end it, strangers bring about
@@ -73,7 +73,7 @@ class Loss(NamedTuple):
 
 
 def losses(
-    report: ReportReceptionRequest, seen: Seen, grace: timedelta
+    report: ReportReceptionRequest, seen: Seen, grace: timedelta, outage: timedelta = OUTAGE
 ) -> tuple[list[Loss], datetime | None]:
     """What a report tells of losses, and since when its edge has seen bad signatures alone."""
     first = None
@@ -81,7 +81,7 @@ def losses(
         first = min(report.first_lost_time.ToDatetime(UTC), seen.now)
     bad_since = _bad_since(report, seen, first)
     found = []
-    if seen.heard_at is not None and seen.now - seen.heard_at > OUTAGE:
+    if seen.heard_at is not None and seen.now - seen.heard_at > outage:
         found.append(Loss("outage", seen.heard_at))
     if report.refused:
         found.append(Loss("refused", first or seen.heard_at or seen.now))
@@ -165,7 +165,11 @@ _NOTE_EVERY_PAGE, _NOTE_SILENT = _noting(_EVERY_PAGE), _noting(_SILENT)
 
 
 async def report(
-    connection: AsyncConnection, request: ReportReceptionRequest, *, grace: timedelta
+    connection: AsyncConnection,
+    request: ReportReceptionRequest,
+    *,
+    grace: timedelta,
+    outage: timedelta = OUTAGE,
 ) -> None:
     """Takes what an edge says of itself, and notes where webhooks may be missing.
 
@@ -173,7 +177,7 @@ async def report(
     """
     _check(request)
     row = (await connection.execute(_SEEN, {"edge": request.edge})).one()
-    found, bad_since = losses(request, Seen(*row), grace)
+    found, bad_since = losses(request, Seen(*row), grace, outage)
     heard = {"edge": request.edge, "bad_since": bad_since}
     if (await connection.execute(_HEARD, heard)).one().is_new:
         await connection.execute(_FORGET, {"forgotten": FORGOTTEN})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -20,11 +21,20 @@ from pagewire_store.ingest import Ingestor
 
 
 class IngestServicer(IngestServiceServicer):
-    def __init__(self, ingestor: Ingestor, engine: AsyncEngine, *, grace: timedelta) -> None:
-        """`engine` is for reports, `grace` how long a webhook may still come by itself."""
+    def __init__(
+        self,
+        ingestor: Ingestor,
+        engine: AsyncEngine,
+        *,
+        grace: timedelta,
+        outage: timedelta = gaps.OUTAGE,
+    ) -> None:
+        """`engine` is for reports, `grace` how long a webhook may still come by itself, `outage`
+        how long no edge may have been heard of.
+        """
         self._ingestor = ingestor
         self._engine = engine
-        self._grace = grace
+        self._report = partial(gaps.report, grace=grace, outage=outage)
 
     async def Ingest(self, request: IngestRequest, context: Context) -> IngestResponse:
         return IngestResponse(results=await self._ingestor.ingest(request.deliveries))
@@ -32,8 +42,5 @@ class IngestServicer(IngestServiceServicer):
     async def ReportReception(
         self, request: ReportReceptionRequest, context: Context
     ) -> ReportReceptionResponse:
-        await in_transaction(
-            self._engine,
-            lambda connection: gaps.report(connection, request, grace=self._grace),
-        )
+        await in_transaction(self._engine, lambda connection: self._report(connection, request))
         return ReportReceptionResponse()

@@ -138,7 +138,10 @@ class Store:
         keys = settings.token_keys
         tokens = PageTokens(keys.derived(b"page_token"))
         ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(
-            IngestServicer(self._ingestor, pools.general, grace=settings.repair_grace), server
+            IngestServicer(
+                self._ingestor, pools.general, grace=settings.repair_grace, outage=settings.outage
+            ),
+            server,
         )
         claims = Claims(pools.live, self._lanes, lease=settings.lane_lease)
         lane_service_pb2_grpc.add_LaneServiceServicer_to_server(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from psycopg.pq import Format
+
 from pagewire_store.columns import BOOL, BYTES, INT, PLAIN, PLAIN_OR_NULL, TEXT, TIME, Column, words
 from pagewire_store.mirrored import ARCHIVED, ATTACHED, DIRECTIONS, KIND_STEP, TOUCHED
 from pagewire_store.projections import KINDS, SNIPPET_LENGTH
@@ -22,7 +24,14 @@ PAGE, READ_AT = "$1", "$2"
 class OfPage:
     """A statement about rows of one page, `n`, which come along as arrays or lie in a table."""
 
-    def __init__(self, sql: str, staged_in: str = "", **columns: Column) -> None:
+    def __init__(
+        self,
+        sql: str,
+        columns: Mapping[str, Column],
+        *,
+        staged_in: str = "",
+        answer: Format = Format.TEXT,
+    ) -> None:
         """`{rows}` in `sql` is the rows; `staged_in` names a temporary table for many of them."""
         self.staged_in = staged_in
         self.columns = columns
@@ -30,7 +39,7 @@ class OfPage:
         unnested = f"unnest({', '.join(arrays)}) as u ({', '.join(columns)})"
         oids = [TEXT.element_oid, TIME.element_oid]
         array_oids = [column.array_oid for column in columns.values()]
-        self.carried = Statement(_with_rows(sql, unnested), oids + array_oids)
+        self.carried = Statement(_with_rows(sql, unnested), oids + array_oids, answer=answer)
         self.staged = Statement(_with_rows(sql, f"{staged_in} as u"), oids)
 
     def over(self, page_id: str, read_at: int, columns: Sequence[Sequence[Any]]) -> Said:
@@ -154,15 +163,17 @@ MESSAGES = OfPage(
         },
         spared="{o}.is_archived",
     ),
+    {
+        "mid": PLAIN,
+        "participant_id": PLAIN,
+        "direction": words(*DIRECTIONS),
+        "kind": words(*KINDS),
+        "text": PLAIN_OR_NULL,
+        "attachments": BYTES,
+        "created_at": TIME,
+        "is_unsupported": BOOL,
+    },
     staged_in="mirrored_message",
-    mid=PLAIN,
-    participant_id=PLAIN,
-    direction=words(*DIRECTIONS),
-    kind=words(*KINDS),
-    text=PLAIN_OR_NULL,
-    attachments=BYTES,
-    created_at=TIME,
-    is_unsupported=BOOL,
 )
 
 COMMENTS = OfPage(
@@ -200,17 +211,19 @@ COMMENTS = OfPage(
         },
         spared="{o}.is_archived",
     ),
+    {
+        "comment_id": PLAIN,
+        "post_id": PLAIN_OR_NULL,
+        "parent_id": PLAIN_OR_NULL,
+        "from_id": PLAIN_OR_NULL,
+        "from_name": PLAIN_OR_NULL,
+        "text": PLAIN_OR_NULL,
+        "attachments": BYTES,
+        "created_at": TIME,
+        "is_hidden": BOOL,
+        "is_own": BOOL,
+    },
     staged_in="mirrored_comment",
-    comment_id=PLAIN,
-    post_id=PLAIN_OR_NULL,
-    parent_id=PLAIN_OR_NULL,
-    from_id=PLAIN_OR_NULL,
-    from_name=PLAIN_OR_NULL,
-    text=PLAIN_OR_NULL,
-    attachments=BYTES,
-    created_at=TIME,
-    is_hidden=BOOL,
-    is_own=BOOL,
 )
 
 # A person's comment is answered when the page first wrote below it. Locked in order, as an update
@@ -227,9 +240,8 @@ ANSWERED = OfPage(
     update comment c set answered_at = answered.at from answered
     where c.page_id = answered.page_id and c.comment_id = answered.comment_id
     """,
+    {"comment_id": PLAIN, "at": TIME},
     staged_in="mirrored_answer",
-    comment_id=PLAIN,
-    at=TIME,
 )
 
 LABELS = OfPage(
@@ -239,9 +251,8 @@ LABELS = OfPage(
         {"label_id": "n.label_id"},
         {"label_id": "coalesce({n}.label_id, {o}.label_id)"},
     ),
+    {"name": PLAIN, "label_id": PLAIN_OR_NULL},
     staged_in="mirrored_label",
-    name=PLAIN,
-    label_id=PLAIN_OR_NULL,
 )
 
 # A row of Graph's is not older where it is of the same second, which is all that Graph tells, and
@@ -300,8 +311,8 @@ HELD_CONVERSATIONS = OfPage(
     where {_differs(_THREAD, "false", "o", "n")}
     order by o.participant_id for update of o
     """,
+    _THREAD_COLUMNS,
     staged_in="mirrored_conversation",
-    **_THREAD_COLUMNS,
 )
 
 CONVERSATIONS = OfPage(
@@ -312,30 +323,32 @@ CONVERSATIONS = OfPage(
         _THREAD,
         met=_THREAD_MET,
     ),
+    _THREAD_COLUMNS,
     staged_in="mirrored_conversation",
-    **_THREAD_COLUMNS,
 )
 
-# What is stored of threads, as `mirrored.not_as_shown` compares it: of each message in the time that
-# those shown are of, its id, its text, and a number that says the rest. By thread: to look up each
-# message by its id takes PostgreSQL three times as long. In the order of the index that it is to
-# use, for without statistics another one seems as good.
+# What is stored of threads, as `mirrored.not_as_shown` compares it: of each message in the time
+# that those shown are of, its id, its text, and a number that says the rest. By thread: to look up
+# each by its id takes PostgreSQL three times as long. In the order of the index that it is to use,
+# for without statistics another one seems as good. As one row of arrays, which is read at once.
 STORED_MESSAGES = OfPage(
     f"""
-    select m.mid, case when m.is_archived then '' else coalesce(m.text, '') end, case
-        when m.is_archived then {ARCHIVED}
-        when m.is_deleted or m.edited_at is not null then {TOUCHED}
-        else {_place("m.direction", DIRECTIONS[1:])} + {_place("m.kind", KINDS[1:])} * {KIND_STEP}
-            + (m.attachments is not null)::int * {ATTACHED} end
+    select array_agg(m.mid), array_agg(
+            case when m.is_archived then '' else coalesce(m.text, '') end),
+        array_agg(case
+            when m.is_archived then {ARCHIVED}
+            when m.is_deleted or m.edited_at is not null then {TOUCHED}
+            else {_place("m.direction", DIRECTIONS[1:])}
+                + {_place("m.kind", KINDS[1:])} * {KIND_STEP}
+                + (m.attachments is not null)::int * {ATTACHED} end)
     from {{rows}}
     cross join lateral (
         select * from message o where o.page_id = n.page_id and o.participant_id = n.participant_id
             and o.created_at between n.first_at and n.last_at
         order by o.created_at desc, o.mid offset 0) m
     """,  # noqa: S608  # all of it is constant
-    participant_id=PLAIN,
-    first_at=TIME,
-    last_at=TIME,
+    {"participant_id": PLAIN, "first_at": TIME, "last_at": TIME},
+    answer=Format.BINARY,
 )
 STORED_CONVERSATIONS = OfPage(
     """
@@ -344,7 +357,7 @@ STORED_CONVERSATIONS = OfPage(
     from {rows}
     join conversation c on c.page_id = n.page_id and c.participant_id = n.participant_id
     """,
-    participant_id=PLAIN,
+    {"participant_id": PLAIN},
 )
 
 # Which of these people have a conversation with the page, and whether it is connected.
@@ -353,6 +366,6 @@ KNOWN = OfPage(
     select c.participant_id from {rows}
     join conversation c on c.page_id = n.page_id and c.participant_id = n.participant_id
     """,
-    participant_id=PLAIN,
+    {"participant_id": PLAIN},
 )
 CONNECTED = Statement("select from page where page_id = $1 and connected", [TEXT.element_oid])

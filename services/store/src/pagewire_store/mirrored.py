@@ -218,8 +218,8 @@ def labels(shown: Sequence[MirroredLabel], first: int) -> Sifted:
     return _sifted(ROW_KIND_LABEL, _batch(first, (names, ids)), failures, _first_that_says)
 
 
-def spans(spoken: Batch, latest: int, known: Container[str]) -> list[Sequence[Any]]:
-    """Of each known conversation that messages are of: who, and between which times to look.
+def spans(spoken: Batch, latest: int) -> list[Sequence[Any]]:
+    """Of each conversation that messages are of: who, and between which times to look.
 
     Graph gives each thread in one piece and in order, so its first and its last message have the
     times; one that is out of order is looked for by its id, if it is not found.
@@ -227,22 +227,27 @@ def spans(spoken: Batch, latest: int, known: Container[str]) -> list[Sequence[An
     people, times = spoken.columns[1], spoken.columns[6]
     last = dict(zip(people, times, strict=True))
     first = dict(zip(reversed(people), reversed(times), strict=True))
-    found = [(person, last[person], first[person]) for person in last if person in known]
+    found = [(person, last[person], first[person]) for person in last if is_id(person)]
     return [
         [person for person, _, _ in found],
-        [max(EARLIEST, min(times)) - SECOND for _, *times in found],
-        [min(latest, max(times)) + SECOND for _, *times in found],
+        [_within(min(times), latest) - SECOND for _, *times in found],
+        [_within(max(times), latest) + SECOND for _, *times in found],
     ]
 
 
-def not_as_shown(spoken: Batch, stored: Sequence[tuple[str, str, int]]) -> Batch:
+def _within(at: int, latest: int) -> int:
+    """A time that a column can hold, whatever was shown."""
+    return max(EARLIEST, min(at, latest))
+
+
+def not_as_shown(
+    spoken: Batch, ids: Sequence[str], says: Sequence[str], rests: Sequence[int]
+) -> Batch:
     """The messages without those of which Graph shows nothing that is not stored.
 
-    `stored` has ids, texts and numbers. What Graph tells nothing of but id and time adds nothing to
-    what is known.
+    Stored are messages with these ids, texts and numbers. What Graph tells nothing of but id and
+    time adds nothing to what is known.
     """
-    if not stored:
-        return spoken
     mids, _, directions, kinds, texts, attached, _, _ = spoken.columns
     numbers = directions
     if any(kinds) or any(attached):
@@ -250,21 +255,24 @@ def not_as_shown(spoken: Batch, stored: Sequence[tuple[str, str, int]]) -> Batch
             direction + kind * KIND_STEP + (0 if one is None else ATTACHED)
             for direction, kind, one in zip(directions, kinds, attached, strict=True)
         ]
-    known = {row[0]: row for row in stored}
-    left = [
-        at
-        for at, row in enumerate(zip(mids, texts, numbers, strict=True))
-        if known.get(row[0]) != row
-    ]
+    known_texts = list(map(dict(zip(ids, says, strict=True)).get, mids))
+    known_numbers = list(map(dict(zip(ids, rests, strict=True)).get, mids))
+    if (known_texts, known_numbers) == (texts, numbers):
+        return spoken.only(())
+    known = zip(known_texts, known_numbers, strict=True)
+    shown = zip(texts, numbers, strict=True)
     return spoken.only(
-        at for at in left if not _adds_nothing(texts[at], numbers[at], known.get(mids[at]))
+        at
+        for at, (its, ours) in enumerate(zip(shown, known, strict=True))
+        if its != ours and not _adds_nothing(*its, ours[1])
     )
 
 
-def _adds_nothing(text: str, number: int, known: tuple[str, str, int] | None) -> bool:
+def _adds_nothing(text: str, number: int, known: int | None) -> bool:
+    """Whether a message of this text and number says nothing beside a stored one's number."""
     if known is None:
         return False
-    return known[2] == ARCHIVED or (number == 0 and not text and known[2] != TOUCHED)
+    return known == ARCHIVED or (number == 0 and not text and known != TOUCHED)
 
 
 def threads_not_as_shown(

@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from pagewire_runtime.settings import CommonSettings, Listen
-from pagewire_store import transitions
+from pagewire_store import gaps, transitions
 from pagewire_store.tokens import TokenKeys, parse_token_keys
 
 
@@ -167,6 +167,11 @@ class Settings(CommonSettings):
         timedelta(minutes=2),
         validation_alias="STORE_REPAIR_GRACE_SECONDS",
         description="How long a webhook may still come by itself: Meta sends again what failed.",
+    )
+    outage: Seconds = Field(
+        gaps.OUTAGE,
+        validation_alias="STORE_OUTAGE_SECONDS",
+        description="Without a report of any edge: what came meanwhile is looked for in Graph.",
     )
     recovered_fresh: Seconds = Field(
         timedelta(minutes=10),

@@ -30,8 +30,12 @@ _FAILURES = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
 class Statement:
     """A text that every connection prepares when it first says it."""
 
-    def __init__(self, sql: str, types: Sequence[int] = ()) -> None:
-        """`types` are the object ids of what stands for `$1`, `$2`, … in `sql`."""
+    def __init__(
+        self, sql: str, types: Sequence[int] = (), *, answer: Format = Format.TEXT
+    ) -> None:
+        """`types` are the object ids of what stands for `$1`, `$2`, … in `sql`; `answer` is how its
+        rows travel: as text, which for few and small values takes less, or as binary."""
+        self.answer = answer
         self.name = b"trip_%d" % next(_names)
         self.sql = sql.encode()
         self.types = tuple(types)
@@ -131,7 +135,8 @@ def _exchanged(pgconn: PGconn, said: Sequence[Said], known: set[bytes]) -> PQGen
         if faults.on:
             pgconn.flush()  # so that those before it are with the server if one strikes here
             faults.stating()
-        pgconn.send_query_prepared(statement.name, values, [Format.BINARY] * len(values))
+        formats = [Format.BINARY] * len(values)
+        pgconn.send_query_prepared(statement.name, values, formats, statement.answer)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
     if faults.on and said[-1] is COMMIT:

@@ -179,7 +179,7 @@ class Batches:
             return Unfinished("not_sent")
         except OutcomeUnknown as lost:
             return Unfinished(lost.reason)
-        return _result(answer, read_time)
+        return _result(operation, answer, read_time)
 
     async def _batch(self, operations: Sequence[Operation]) -> Sequence[Result]:
         _sizes.observe(len(operations))
@@ -206,11 +206,13 @@ class Batches:
             answer = self._graph.heeded(operation.credentials, part.status, part.headers, part.body)
         except OutcomeUnknown as lost:
             return Unfinished(lost.reason)
-        return _result(answer, read_time)
+        return _result(operation, answer, read_time)
 
 
-def _result(answer: Answer | GraphError, read_time: datetime) -> Result:
+def _result(operation: Operation, answer: Answer | GraphError, read_time: datetime) -> Result:
     if isinstance(answer, Answer):
+        if operation.edge and not isinstance(answer.body.get("data"), list):  # no list, yet asked
+            return Unfinished("answer_unreadable")
         return Done(answer.body, read_time, answer.usage)
     return Unfinished("batch_timeout") if answer.code == BATCH_TIMED_OUT else Failed(answer)
 

@@ -10,28 +10,22 @@ run.
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
-from typing import Any
 
 import msgspec
 
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire_runtime import faults
 from pagewire_runtime.logs import get_logger
-from pagewire_sync.asking import Asking, RunFailed, is_cursor, is_too_much
+from pagewire_sync import posts
+from pagewire_sync.asking import Asking, RunFailed
 from pagewire_sync.budget import Product
+from pagewire_sync.listing import CursorRefused, Listed, TooMuch
+from pagewire_sync.posts import Posts
 from pagewire_sync.progress import Progress
-from pagewire_sync.results import Done, Failed, Outcome
-from pagewire_sync.shown import (
-    Edge,
-    Post,
-    Refused,
-    Unshown,
-    add_comments,
-    edge_of,
-    optional_id,
-    post_of,
-)
+from pagewire_sync.results import Done
+from pagewire_sync.shown import Post, Refused, Unshown, add_comments, edge_of, post_of
 from pagewire_sync.tails import Store, Tail, Tails
 from pagewire_sync.trail import Trail, TrailLost
 from pagewire_sync.upserting import Rows, Upserting
@@ -40,15 +34,10 @@ log = get_logger(__name__)
 
 NEWEST = 100
 """Posts of each kind that an incremental run looks at."""
-POSTS, NESTED, REPLIES = 25, 100, 10
+POSTS, NESTED = 25, 100
 """Facebook's posts a call with comments each; replies stand among them."""
 MEDIA, NESTED_ON_INSTAGRAM = 5, 50
 """Instagram's, where Meta gives no more comments at once, and replies are nested once more."""
-
-_FACEBOOK = "id,message,from{id,name},created_time,parent{id},attachment,is_hidden"
-_INSTAGRAM = "id,text,timestamp,from,username,hidden,parent_id"
-_REPLIES = f"replies.limit({REPLIES}){{{_INSTAGRAM}}}"
-_STREAM = "filter(stream).order(reverse_chronological)"
 
 
 class Checkpoint(msgspec.Struct):
@@ -83,9 +72,10 @@ class Comments:
         credentials = self.asking.credentials
         self.on_instagram = credentials.platform == Platform.PLATFORM_INSTAGRAM
         # Media belong to the account itself, also where its conversations go by its Page.
-        self._node = credentials.page_id if self.on_instagram else credentials.node_id
+        node = credentials.page_id if self.on_instagram else credentials.node_id
         self._posts_most = MEDIA if self.on_instagram else POSTS
         self.nested_most = NESTED_ON_INSTAGRAM if self.on_instagram else NESTED
+        self._posts = Posts(self.asking, self.progress, node, self.nested_most)
         self._edges = ("media",) if self.on_instagram else ("feed", "ads_posts")
         self._own = frozenset({credentials.page_id, credentials.node_id})
         self._refused = Refused()
@@ -106,82 +96,70 @@ class Comments:
 
     async def _walk(self, edge: str) -> None:
         trail = Trail(["", *filter(None, [self._at.cursor])])
-        size = self._at.posts or self.progress.sizes.of(edge, self._posts_most)
-        ahead: asyncio.Task[Outcome] | None = None
+        self._size = self._at.posts or self.progress.sizes.of(edge, self._posts_most)
+        ahead: asyncio.Task[Listed] | None = None
         try:
             while True:
-                outcome = await (ahead or self._page(edge, trail.here, size))
+                page = await self._answer(edge, trail, ahead)
                 ahead = None
-                if isinstance(outcome, Failed):
-                    size = self._otherwise(edge, trail, size, outcome)
+                if page is None:
                     continue
-                posts = self._posts(outcome)
                 self.progress.sizes.well(edge, self._posts_most)
-                ends = self._ends(posts)
+                self._at.looked_at += len(page.items) + len(page.unreadable)
+                ends = self._ends(page)
                 if not ends:
-                    trail.goes_on(posts.after, list(map(_id, posts.items)))
-                    ahead = asyncio.create_task(self._page(edge, trail.here, size))
+                    trail.goes_on(page.after, [head.thread_id for head in page.heads])
+                    ahead = asyncio.create_task(self._posts.page(edge, trail.here, self._size))
                 await faults.reach("sync.page.after_read", self.progress.page_id)
-                await self._take(outcome, posts)
+                await self._take(page)
                 if ends:
                     return
-                self._at.cursor, self._at.posts = trail.here, size
+                self._at.cursor, self._at.posts = trail.here, self._size
                 self._save()
                 await self._tails.room()
-        except (TrailLost, Unshown) as lost:
+        except TrailLost as lost:
             raise RunFailed(lost.reason) from None
         finally:
             if ahead is not None:
                 ahead.cancel()
 
-    async def _page(self, edge: str, cursor: str, size: int) -> Outcome:
-        params = {"fields": self._fields(edge), "limit": str(size)}
-        return await self.asking.patiently(
-            self._node,
-            edge,
-            params | ({"after": cursor} if cursor else {}),
-            operation="posts",
-            product=Product.PAGE,
-            heavy=True,
-        )
-
-    def _fields(self, edge: str) -> str:
-        nested = self.progress.sizes.of("comments_nested", self.nested_most)
-        if self.on_instagram:
-            return f"id,comments.limit({nested}){{{_INSTAGRAM},{_REPLIES}}}"
-        return f"id,updated_time,comments.{_STREAM}.limit({nested}){{{_FACEBOOK}}}"
-
-    def _otherwise(self, edge: str, trail: Trail, size: int, failed: Failed) -> int:
-        """Ask otherwise from now on; how many posts at once. Raises RunFailed, TrailLost."""
-        if is_too_much(failed):
+    async def _answer(
+        self, edge: str, trail: Trail, ahead: "asyncio.Task[Listed] | None"
+    ) -> Listed | None:
+        """The page to be read now; None where another is to be asked for in its place."""
+        try:
+            return await (ahead or self._posts.page(edge, trail.here, self._size))
+        except TooMuch:
+            self._shrink(edge)
             trail.restart()
-            if size > 1:
-                return self.progress.sizes.shrink(edge, size)
-            nested = self.progress.sizes.of("comments_nested", self.nested_most)
-            if nested > 1:
-                self.progress.sizes.shrink("comments_nested", nested)
-                return size
-        elif trail.here and is_cursor(failed):
+        except CursorRefused:
             trail.refused()
-            return size
-        raise RunFailed(failed.reason)
+        return None
 
-    def _posts(self, outcome: Done) -> Edge:
-        edge = edge_of(outcome.body)
-        self._at.looked_at += len(edge.items)
-        return edge
+    def _shrink(self, edge: str) -> None:
+        """Half of it from now on: of the posts, then of their comments. Raises RunFailed."""
+        if self._size > 1:
+            self._size = self.progress.sizes.shrink(edge, self._size)
+        elif self._posts.nested > 1:
+            self.progress.sizes.shrink(posts.NESTED, self._posts.nested)
+        else:
+            raise RunFailed("graph_too_much")
 
-    def _ends(self, posts: Edge) -> bool:
-        return not posts.after or (self.progress.bound > 0 and self._at.looked_at >= NEWEST)
+    def _ends(self, page: Listed) -> bool:
+        return not page.after or (self.progress.bound > 0 and self._at.looked_at >= NEWEST)
 
-    async def _take(self, read: Done, page: Edge) -> None:
-        posts = list(self._shown(page))
-        await self._keep(read, posts)
-        for post in posts:
-            since = self.progress.bound
-            if post.after and not _reaches(post, since):
+    async def _take(self, page: Listed) -> None:
+        for head, reason in page.unreadable.items():
+            self.progress.pass_by(head.thread_id, reason, head.updated)
+        shown = list(self._shown(page))
+        await self._keep(page.read_time, shown)
+        for post in shown:
+            begun = len(self._tails.waiting)
+            if post.after and not _reaches(post, self.progress.bound):
                 self._begin(post, post.post_id, "comments", "", post.after)
             self._begin_replies(post)
+            if len(self._tails.waiting) == begun:
+                self.progress.readable(post.post_id)
 
     def _begin_replies(self, post: Post) -> None:
         for parent_id, after in post.replies_after.items():
@@ -196,7 +174,7 @@ class Comments:
         self._at.tails = self._tails.waiting
         self.progress.reached(msgspec.json.encode(self._at))
 
-    def _shown(self, page: Edge) -> Iterator[Post]:
+    def _shown(self, page: Listed) -> Iterator[Post]:
         for item in page.items:
             try:
                 post = post_of(item, self._own, self._refused)
@@ -206,9 +184,9 @@ class Comments:
             if not 0 < post.updated < self.progress.bound:
                 yield post
 
-    async def _keep(self, read: Done, posts: list[Post]) -> None:
-        rows = Rows(read.read_time)
-        for post in posts:
+    async def _keep(self, read_time: datetime, shown: list[Post]) -> None:
+        rows = Rows(read_time)
+        for post in shown:
             rows.comments += post.comments
         stored = await self.store.put(rows)
         await faults.reach("sync.page.after_upsert", self.progress.page_id)
@@ -223,7 +201,7 @@ class Comments:
     async def keep_older(self, read: Done, post: Post) -> None:
         """Store them, and begin the replies that did not come with them."""
         whole = Post(post.post_id, post.updated, post.comments, "", dict(post.replies_after))
-        await self._keep(read, [whole])
+        await self._keep(read.read_time, [whole])
         self._begin_replies(whole)
 
 
@@ -242,10 +220,10 @@ class OlderComments:
     def params(self, tail: Tail) -> dict[str, str]:
         """What is asked for."""
         if not self.comments.on_instagram:
-            return {"fields": _FACEBOOK, "filter": "stream", "order": "reverse_chronological"}
+            return {"fields": posts.FACEBOOK, "filter": "stream", "order": "reverse_chronological"}
         if tail.edge == "replies":
-            return {"fields": _INSTAGRAM}
-        return {"fields": f"{_INSTAGRAM},{_REPLIES}"}
+            return {"fields": posts.INSTAGRAM}
+        return {"fields": posts.WITH_REPLIES}
 
     def shown(self, tail: Tail, read: Done) -> tuple[list[str], str, Store]:
         """A page of them; none that are older are wanted where the page reaches back enough."""
@@ -265,7 +243,3 @@ def _reaches(post: Post, since: float) -> bool:
     """
     tops = [each.create_time.seconds for each in post.comments if not each.parent_id]
     return bool(since and tops) and min(tops) < since
-
-
-def _id(item: Any) -> str:
-    return optional_id(item.get("id")) if type(item) is dict else ""

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
-from http.cookiejar import CookieJar
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -153,15 +152,21 @@ class Graph:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        transport: httpx.AsyncBaseTransport,
         hosts: Hosts,
         app: App,
         budget: Budget,
         *,
         total_seconds: float = TOTAL_SECONDS,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
-        """`total_seconds` is how long a call may take from its first step to its last byte."""
-        self._client = client
+        """`total_seconds` is how long a call may take from its first step to its last byte, and
+        `connect_seconds` until it has a connection, new or used.
+        """
+        self._transport = transport
+        # The pool's time is aiohttp's for the connection as a whole, name and TLS included. The
+        # rest of a call is limited by `total_seconds`.
+        self._timing = {"timeout": {"connect": connect_seconds, "pool": connect_seconds}}
         self._hosts = hosts
         self._app = app
         self._budget = budget
@@ -242,7 +247,7 @@ class Graph:
             "appsecret_proof": self._app.proof(own),
             "include_headers": "true",
         }
-        request = self._client.build_request(
+        request = httpx.Request(
             "POST",
             f"{self._hosts.base(own.login)}/",
             headers={
@@ -251,6 +256,7 @@ class Graph:
                 "Content-Type": "application/x-www-form-urlencoded",
             },
             content=urlencode(form).encode(),
+            extensions=self._timing,
         )
         with _timed("batch") as ended:
             response, content = await self._exchange(request, BATCH_ANSWER_BYTES)
@@ -271,11 +277,12 @@ class Graph:
         operation: str,
     ) -> Answer | GraphError:
         query = urlencode({**params, "appsecret_proof": self._app.proof(credentials)})
-        request = self._client.build_request(
+        request = httpx.Request(
             method,
             f"{self._hosts.base(credentials.login)}/{_path(node, edge)}?{query}",
             headers=_headers(credentials, body),
             content=None if body is None else msgspec.json.encode(body),
+            extensions=self._timing,
         )
         with _timed(operation) as ended:
             response, content = await self._exchange(request, ANSWER_BYTES)
@@ -292,7 +299,7 @@ class Graph:
     async def _exchange(self, request: httpx.Request, most: int) -> tuple[httpx.Response, bytes]:
         try:
             async with asyncio.timeout(self.total_seconds):
-                response = await self._client.send(request, stream=True)
+                response = await self._transport.handle_async_request(request)
                 try:
                     return response, await _bounded(response, most)
                 finally:
@@ -417,13 +424,6 @@ async def _bounded(response: httpx.Response, most: int) -> bytes:
     return bytes(content)
 
 
-class _NoCookies(CookieJar):
-    """Keeps none, and looks for none."""
-
-    def extract_cookies(self, response: object, request: object) -> None:
-        pass
-
-
 class _Telling(aiohttp.ClientRequest):
     """A request that reaches a fault point when its last byte is out, before the answer is read."""
 
@@ -437,12 +437,12 @@ class _Telling(aiohttp.ClientRequest):
         return response
 
 
-def open_client(
-    connect_seconds: float = CONNECT_SECONDS, idle_seconds: float = IDLE_SECONDS
-) -> httpx.AsyncClient:
-    """A client on aiohttp's transport: no redirects, no proxy from the environment, no cookies, TLS
-    checked. To have a connection, new or used, may take `connect_seconds`; one that was idle for
-    `idle_seconds` is not used again.
+def open_transport(idle_seconds: float = IDLE_SECONDS) -> AiohttpTransport:
+    """Connections to Graph: no redirects, no proxy from the environment, no cookies, TLS checked.
+    One that was idle for `idle_seconds` is not used again.
+
+    The transport by itself: what a client of httpx puts around it, redirects, cookies and so on, is
+    what must not be, and a fifth of what a read costs.
     """
 
     def session() -> aiohttp.ClientSession:
@@ -458,12 +458,4 @@ def open_client(
             request_class=_Telling if faults.on else aiohttp.ClientRequest,
         )
 
-    return httpx.AsyncClient(
-        transport=AiohttpTransport(client=session, trust_env=False),
-        # The pool's time is aiohttp's for the connection as a whole, name and TLS included. The
-        # rest of a call is limited by `Graph`.
-        timeout=httpx.Timeout(None, connect=connect_seconds, pool=connect_seconds),
-        follow_redirects=False,
-        trust_env=False,
-        cookies=_NoCookies(),  # no page's reach another's
-    )
+    return AiohttpTransport(client=session, trust_env=False)

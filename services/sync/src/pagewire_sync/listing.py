@@ -31,13 +31,13 @@ SINGLE_MESSAGES = 25
 ROUNDS = 2
 """So many times a thread is asked for, with a Graph that answers otherwise, before it is marked."""
 
-_MESSAGE = "id,created_time,from{id},message,attachments,shares{link,name}"
+_MESSAGE = "id,created_time,from{id},message,attachments,shares{link,name},is_unsupported"
 _OF_PLATFORM = {
     Platform.PLATFORM_MESSENGER: ("messenger", "participants{id,name}", _MESSAGE),
     Platform.PLATFORM_INSTAGRAM: (
         "instagram",
         "participants{id,username}",
-        f"{_MESSAGE},story,is_unsupported",
+        f"{_MESSAGE},story",
     ),
 }
 
@@ -52,15 +52,15 @@ class CursorRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A thread's id, and when it was written to last; 0 where Graph does not say."""
+    """A thread's id, or a post's, and when it was written to last; 0 where Graph does not say."""
 
     thread_id: str
     updated: float
 
 
 @dataclass(slots=True)
-class ThreadPage:
-    """A page of the list: its threads as they came, newest first, and the cursor of the next."""
+class Listed:
+    """A page of a list: its items as they came, newest first, and the cursor of the next."""
 
     items: list[Any]
     after: str
@@ -70,7 +70,7 @@ class ThreadPage:
 
     @property
     def heads(self) -> list[Head]:
-        """All threads of the page; in Graph's order where all of them could be read."""
+        """All items of the page; in Graph's order where all of them could be read."""
         found = heads_of(self.items)
         if self.unreadable:
             return sorted([*found, *self.unreadable], key=lambda head: -head.updated)
@@ -78,12 +78,12 @@ class ThreadPage:
 
 
 def heads_of(items: Iterable[Any]) -> list[Head]:
-    """Ids and times of threads; what has no id is left out."""
+    """Ids and times of items; what has no id is left out."""
     return [head for item in items if (head := head_of(item)) is not None]
 
 
 def head_of(item: Any) -> Head | None:
-    """A thread's id and time; None where it has no id."""
+    """An item's id and time; None where it has no id."""
     if type(item) is not dict or not (thread_id := optional_id(item.get("id"))):
         return None
     return Head(thread_id, moment(item.get("updated_time")) or 0.0)
@@ -112,18 +112,16 @@ class Listing:
     asking: Asking
     progress: Progress
 
-    async def page(self, cursor: str, shape: Shape, *, batched: bool = False) -> ThreadPage:
+    async def page(self, cursor: str, shape: Shape, *, batched: bool = False) -> Listed:
         """The page behind the cursor. Raises TooMuch, CursorRefused, RunFailed."""
         outcome = await self._list(cursor, shape, batched=batched)
-        if isinstance(outcome, Done):
-            return _page(outcome)
-        if is_too_much(outcome) and shape.weight > 1:
+        if isinstance(outcome, Failed) and is_too_much(outcome) and shape.weight > 1:
             raise TooMuch
         if is_trouble(outcome):
             return await self._around(cursor, shape)
-        raise _refusal(outcome, cursor)
+        return page_of(outcome, cursor)
 
-    async def news(self, shape: Shape, until: float) -> ThreadPage | None:
+    async def news(self, shape: Shape, until: float) -> Listed | None:
         """The first page of a list with threads that cannot be read, as far as it is new: each new
         thread by itself. None where there are too many of them.
         """
@@ -136,7 +134,7 @@ class Listing:
         ]
         if len(new) > shape.threads // 2:
             return None
-        page = ThreadPage([], heads.after, heads.read_time)
+        page = Listed([], heads.after, heads.read_time)
         await self._singly(page, new)
         known = {head.thread_id for head in page.heads}
         page.items += [item for item in heads.items if _is_other(item, known)]
@@ -153,7 +151,7 @@ class Listing:
             batched=batched,
         )
 
-    async def _heads(self, cursor: str, limit: int) -> ThreadPage:
+    async def _heads(self, cursor: str, limit: int) -> Listed:
         """Ids alone. Raises CursorRefused, RunFailed."""
         outcome = await self.asking.patiently(
             self.asking.credentials.node_id,
@@ -161,24 +159,22 @@ class Listing:
             self._params(cursor, limit, HEADS),
             operation="conversation_ids",
         )
-        if isinstance(outcome, Done):
-            return _page(outcome)
-        if is_too_much(outcome) and limit > 1:
+        if isinstance(outcome, Failed) and is_too_much(outcome) and limit > 1:
             raise TooMuch
-        raise _refusal(outcome, cursor)
+        return page_of(outcome, cursor)
 
     def _params(self, cursor: str, limit: int, fields: str) -> dict[str, str]:
         platform = _words(self.asking.credentials.platform)[0]
         params = {"platform": platform, "fields": fields, "limit": str(limit)}
         return params | ({"after": cursor} if cursor else {})
 
-    async def _around(self, cursor: str, shape: Shape) -> ThreadPage:
+    async def _around(self, cursor: str, shape: Shape) -> Listed:
         """The page, although Graph fails on it: around what it fails on."""
         heads = await self._heads(cursor, shape.threads)
         again = await self._list(cursor, shape)
         if isinstance(again, Done):  # Graph was in trouble, and no more
-            return _page(again)
-        page = ThreadPage([], heads.after, heads.read_time)
+            return page_of(again, cursor)
+        page = Listed([], heads.after, heads.read_time)
         wanted = heads_of(heads.items)
         piece = Shape(max(isqrt(shape.threads), 1), shape.messages)
         at = cursor
@@ -198,18 +194,16 @@ class Listing:
             at = part.after
         return page
 
-    async def _piece(self, cursor: str, shape: Shape) -> ThreadPage:
+    async def _piece(self, cursor: str, shape: Shape) -> Listed:
         outcome = await self._list(cursor, shape)
-        if isinstance(outcome, Done):
-            return _page(outcome)
-        if cursor and is_cursor(outcome):
-            raise CursorRefused
+        if isinstance(outcome, Done) or (cursor and is_cursor(outcome)):
+            return page_of(outcome, cursor)
         heads = await self._heads(cursor, shape.threads)
-        page = ThreadPage([], heads.after, heads.read_time)
+        page = Listed([], heads.after, heads.read_time)
         await self._singly(page, heads_of(heads.items))
         return page
 
-    async def _singly(self, page: ThreadPage, heads: Iterable[Head]) -> None:
+    async def _singly(self, page: Listed, heads: Iterable[Head]) -> None:
         """Put each of these threads into the page, by a read of its own."""
         for head in heads:
             if self.progress.is_known_unreadable(head.thread_id, head.updated):
@@ -219,11 +213,13 @@ class Listing:
             outcome = await of_node(
                 self.asking, head.thread_id, "", {"fields": fields}, operation="conversation"
             )
-            if isinstance(outcome, Done):
+            if isinstance(outcome, Failed):
+                page.unreadable[head] = outcome.reason
+            elif head_of(outcome.body) is None:
+                page.unreadable[head] = "graph_answer_unreadable"
+            else:
                 page.items.append(outcome.body)
                 page.read_time = min(page.read_time, outcome.read_time)
-            else:
-                page.unreadable[head] = outcome.reason
 
 
 async def of_node(
@@ -248,18 +244,15 @@ async def of_node(
     return outcome
 
 
-def _page(read: Done) -> ThreadPage:
+def page_of(outcome: Outcome, cursor: str) -> Listed:
+    """The page behind the cursor. Raises CursorRefused, RunFailed."""
+    if isinstance(outcome, Failed):
+        raise CursorRefused if cursor and is_cursor(outcome) else RunFailed(outcome.reason)
     try:
-        edge: Edge = edge_of(read.body)
+        edge: Edge = edge_of(outcome.body)
     except Unshown as why:
         raise RunFailed(f"graph_{why.reason}") from None
-    return ThreadPage(edge.items, edge.after, read.read_time)
-
-
-def _refusal(outcome: Failed, cursor: str) -> Exception:
-    if cursor and is_cursor(outcome):
-        return CursorRefused()
-    return RunFailed(outcome.reason)
+    return Listed(edge.items, edge.after, outcome.read_time)
 
 
 def _is_other(item: Json, known: set[str]) -> bool:

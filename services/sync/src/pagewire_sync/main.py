@@ -31,7 +31,7 @@ from pagewire_sync.blocking import Blocking
 from pagewire_sync.board import Board
 from pagewire_sync.budget import RATES, Budget, Product
 from pagewire_sync.credentials import CredentialCache
-from pagewire_sync.graph import App, Graph, Hosts, open_client
+from pagewire_sync.graph import App, Graph, Hosts, open_transport
 from pagewire_sync.history import History
 from pagewire_sync.history_servicer import HistoryServicer
 from pagewire_sync.mirroring import Mirroring
@@ -61,7 +61,7 @@ async def serve(settings: Settings) -> None:
     budget, page_care = _budget(settings), PageCareServiceStub(to_store)
     async with (
         to_store,
-        open_client() as client,
+        open_transport() as transport,
         reading(settings, budget, Blocking(page_care)) as reads,
     ):
         outbox, mirror = OutboxServiceStub(to_store), MirrorServiceStub(to_store)
@@ -78,13 +78,15 @@ async def serve(settings: Settings) -> None:
 
         credentials, owner = CredentialCache(page_care), owner_name()
         graph = Graph(
-            client,
+            transport,
             _hosts(settings),
             _app(settings),
             budget,
             total_seconds=settings.graph_timeout_seconds,
         )
-        mirroring = Mirroring(reads, credentials, mirror, IngestServiceStub(to_store))
+        mirroring = Mirroring(
+            reads, credentials, mirror, IngestServiceStub(to_store), grace=settings.repair_grace
+        )
         workers = (
             Sender(outbox, credentials, graph, budget, owner, ready=clocks.near).run(),
             Reader(outbox, credentials, graph, budget, owner).run(),
@@ -126,9 +128,9 @@ async def reading(settings: Settings, budget: Budget, blocking: Blocking) -> Asy
     """What history reads by, within the block: on connections of its own, so that no send waits
     for one.
     """
-    async with open_client() as client:
+    async with open_transport() as transport:
         graph = Graph(
-            client,
+            transport,
             _hosts(settings),
             _app(settings),
             budget,

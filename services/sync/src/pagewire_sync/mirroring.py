@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncState
@@ -50,6 +50,8 @@ class Mirroring:
     events: recovering.Store
     now: Callable[[], datetime] = WALL.now
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    grace: timedelta = recovering.GRACE
+    """How young a message is that a webhook may bring yet."""
 
     async def mirror(self, progress: Progress) -> None:
         """Take the run to its end, which stands in its progress then. What cannot go on fails; the
@@ -94,7 +96,7 @@ class Mirroring:
         if not progress.claimed.HasField("gap_start_time"):
             return None
         since = progress.claimed.gap_start_time.ToDatetime(UTC).timestamp()
-        return Recovering(self.events, progress.page_id, since, self.now).tell
+        return Recovering(self.events, progress.page_id, since, self.now, self.grace).tell
 
     def _complete(self, progress: Progress) -> None:
         if progress.run.unreadable:

@@ -106,16 +106,13 @@ class Progress:
         known = self.unreadable.get(thread_id)
         return known is not None and known.update_time.seconds == int(updated)
 
-    def mark(self, thread_id: str, reason: str, updated: float) -> None:
-        """It could not be read, and is passed."""
-        mark = pb.UnreadableThread(thread_id=thread_id, reason=reason)
-        if updated:
-            mark.update_time.seconds = int(updated)
-        self.unreadable[thread_id] = self._marks[thread_id] = mark
-        self.count_unreadable()
-
-    def count_unreadable(self) -> None:
-        """One more that was passed, newly or as before."""
+    def pass_by(self, thread_id: str, reason: str, updated: float) -> None:
+        """It cannot be read, now or as before, and is passed."""
+        if not self.is_known_unreadable(thread_id, updated):
+            mark = pb.UnreadableThread(thread_id=thread_id, reason=reason)
+            if updated:
+                mark.update_time.seconds = int(updated)
+            self.unreadable[thread_id] = self._marks[thread_id] = mark
         self.run.unreadable += 1
         self.version += 1
 

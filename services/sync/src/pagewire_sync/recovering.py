@@ -53,6 +53,7 @@ class Recovering:
     since: float
     """When webhooks may have begun to be missing, as seconds of Unix time."""
     now: Callable[[], datetime] = WALL.now
+    grace: timedelta = GRACE
 
     async def tell(self, threads: Sequence[Thread]) -> int:
         """Tell the store of the messages of the gap among these; how many it did not know."""
@@ -61,7 +62,7 @@ class Recovering:
             (event, source)
             for thread in threads
             for event, source in events_of(
-                self.page_id, thread, self.since, (now - GRACE).timestamp()
+                self.page_id, thread, self.since, (now - self.grace).timestamp()
             )
         ]
         found.sort(key=lambda each: (each[0].event_time.seconds, each[0].event_time.nanos))

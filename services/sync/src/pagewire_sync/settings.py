@@ -1,11 +1,13 @@
 """What the sync service reads from its environment."""
 
+from datetime import timedelta
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
 from pagewire_runtime.settings import CommonSettings, Listen, Secrets
+from pagewire_sync.recovering import GRACE
 
 
 def _address(value: str) -> str:
@@ -75,6 +77,14 @@ class Settings(CommonSettings):
         validation_alias="SYNC_READ_TIMEOUT_SECONDS",
         description="How long one read of history may take: those of busy pages take a minute.",
     )
+    repair_grace_seconds: float = Field(
+        GRACE.total_seconds(),
+        gt=0,
+        le=3600,
+        validation_alias="SYNC_REPAIR_GRACE_SECONDS",
+        description="How young a message is that a webhook may bring yet, so that a repair leaves"
+        " it; no more than STORE_REPAIR_GRACE_SECONDS.",
+    )
     conversation_calls_per_second: float = Field(
         2.0,
         gt=0,
@@ -99,3 +109,7 @@ class Settings(CommonSettings):
         description="The version of Graph that is asked for.",
         pattern=r"^v\d+\.\d+$",
     )
+
+    @property
+    def repair_grace(self) -> timedelta:
+        return timedelta(seconds=self.repair_grace_seconds)

@@ -83,6 +83,8 @@ class Tails:
     saved: Callable[[], None]
     waiting: list[Tail] = field(default_factory=list)
     _reading: set[asyncio.Task[None]] = field(default_factory=set)
+    _unread: set[str] = field(default_factory=set)
+    """What a tail could not be read of: another one that could changes nothing."""
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     def begin(self, tail: Tail, tasks: asyncio.TaskGroup) -> None:
@@ -104,8 +106,9 @@ class Tails:
             except (Unshown, TrailLost) as why:
                 reason = why.reason
         if reason:
-            self.progress.mark(tail.of, reason, tail.updated)
-        else:
+            self._unread.add(tail.of)
+            self.progress.pass_by(tail.of, reason, tail.updated)
+        elif tail.of not in self._unread:
             self.progress.readable(tail.of)
         self.waiting = [each for each in self.waiting if each is not tail]
         self.saved()

@@ -26,8 +26,8 @@ from pagewire_sync.budget import Product
 from pagewire_sync.listing import (
     CursorRefused,
     Head,
+    Listed,
     Listing,
-    ThreadPage,
     TooMuch,
     head_of,
     message_fields,
@@ -123,7 +123,7 @@ class Threads:
 
     async def _walk(self, trail: Trail, tasks: asyncio.TaskGroup) -> int:
         """Walk to the end, or behind what is known; how many pages lie behind. Raises RunFailed."""
-        ahead: asyncio.Task[ThreadPage] | None = None
+        ahead: asyncio.Task[Listed] | None = None
         try:
             while True:
                 page = await self._answer(trail, ahead)
@@ -148,9 +148,7 @@ class Threads:
             if ahead is not None:
                 ahead.cancel()
 
-    async def _answer(
-        self, trail: Trail, ahead: "asyncio.Task[ThreadPage] | None"
-    ) -> ThreadPage | None:
+    async def _answer(self, trail: Trail, ahead: "asyncio.Task[Listed] | None") -> Listed | None:
         """The page to be read now; None where another is to be asked for in its place."""
         try:
             return await (ahead or self._page(trail))
@@ -161,7 +159,7 @@ class Threads:
             trail.refused()
         return None
 
-    async def _page(self, trail: Trail) -> ThreadPage:
+    async def _page(self, trail: Trail) -> Listed:
         """The first page of news is asked for together with those of other pages."""
         news = not trail.here and not self._at.looks and self._at.until > 0
         if news and self.progress.unreadable:
@@ -189,7 +187,7 @@ class Threads:
         self._shape = Shape(threads // 2, messages) if threads > 1 else Shape(1, messages // 2)
         self._settled = True
 
-    def _begins_again(self, trail: Trail, page: ThreadPage) -> bool:
+    def _begins_again(self, trail: Trail, page: Listed) -> bool:
         """Whether the walk begins again in another shape, which costs fewer calls in all. It is
         asked once, with the first answer.
         """
@@ -208,14 +206,14 @@ class Threads:
         self._shape = found
         return True
 
-    def _cheaper(self, page: ThreadPage) -> Shape | None:
+    def _cheaper(self, page: Listed) -> Shape | None:
         said = [item.get("message_count") for item in page.items if type(item) is dict]
         counts = [count for count in said if isinstance(count, int)]
         if len(counts) < len(said):
             return None
         return shapes.better(self._room(), self._shape, counts, ended=not page.after)
 
-    def _is_last(self, page: ThreadPage) -> bool:
+    def _is_last(self, page: Listed) -> bool:
         self.progress.sizes.well(LIST, shapes.FIRST.threads)
         times = [each.updated for each in page.heads]
         if times == sorted(times, reverse=True):
@@ -236,7 +234,7 @@ class Threads:
 
     # --- one page
 
-    async def _take(self, page: ThreadPage, tasks: asyncio.TaskGroup) -> None:
+    async def _take(self, page: Listed, tasks: asyncio.TaskGroup) -> None:
         """Store what is new of a page, and begin what of it did not come along."""
         threads: list[tuple[Thread, float]] = []
         for number, item in enumerate(page.items):
@@ -249,7 +247,7 @@ class Threads:
                 threads += [(thread, since) for thread in self._shown(item)]
         for head, reason in page.unreadable.items():
             if self._meet(head) is not None:
-                self._pass(head, reason)
+                self.progress.pass_by(head.thread_id, reason, head.updated)
         new = await self._keep(page.read_time, [thread for thread, _ in threads])
         for thread, since in threads:
             self._finish(thread, 0.0 if thread.participant_id in new else since, tasks)
@@ -272,12 +270,6 @@ class Threads:
         except Unshown as why:
             self._refused[why.reason] += 1
             return []
-
-    def _pass(self, head: Head, reason: str) -> None:
-        if self.progress.is_known_unreadable(head.thread_id, head.updated):
-            self.progress.count_unreadable()
-        else:
-            self.progress.mark(head.thread_id, reason, head.updated)
 
     def _finish(self, thread: Thread, since: float, tasks: asyncio.TaskGroup) -> None:
         """Read on where older messages are missing."""

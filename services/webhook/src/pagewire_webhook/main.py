@@ -86,7 +86,7 @@ async def public_part(settings: Settings) -> AsyncIterator[int]:
         app = public_app(config, ingesting, reception=reception)
         report = IngestServiceStub(to_store).ReportReception
         async with (
-            reporting(report, new_owner(), reception),
+            reporting(report, new_owner(), reception, every=settings.report_seconds),
             listening(
                 app,
                 settings.webhook_listen,

@@ -18,7 +18,7 @@ from pagewire.store.v1.ingest_service_pb2 import ReportReceptionRequest, ReportR
 from pagewire_runtime.errors import Refusal
 
 REPORT_SECONDS = 5.0
-"""From one report to the next; the store takes half a minute without any for an outage."""
+"""From one report to the next; the store takes STORE_OUTAGE_SECONDS without any for an outage."""
 CALL_SECONDS = 2.0
 LAST_CALL_SECONDS = 1.0
 """For the one at the end, for which the whole system waits."""

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from pagewire_runtime.errors import SettingsError
 from pagewire_runtime.settings import CommaList, CommonSettings, Listen, Secret, Secrets
+from pagewire_webhook.reporting import REPORT_SECONDS
 
 PARTS = frozenset({"public", "operator", "dispatcher"})
 
@@ -87,6 +88,14 @@ class Settings(CommonSettings):
         le=10,
         validation_alias="DISPATCHER_HEARTBEAT_SECONDS",
         description="How often the leases of lanes are prolonged: a quarter of the store's lease.",
+    )
+    report_seconds: float = Field(
+        REPORT_SECONDS,
+        gt=0,
+        le=60,
+        validation_alias="WEBHOOK_REPORT_SECONDS",
+        description="How often the edge tells the store that it is there: a sixth of"
+        " STORE_OUTAGE_SECONDS.",
     )
     connections_max: int = Field(
         4_096,
