@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import httpx
@@ -28,22 +29,29 @@ async def with_a_past(rig: Rig, conversations: int = 30, messages: int = 4) -> A
     return page
 
 
-async def begin(rig: Rig, page: str, mode: str = "full") -> str:
-    """The id of a run of the page's conversations."""
-    body = {"pageId": page, "mode": mode}
-    answer = await rig.operator.post("/api/conversations/sync", json=body)
-    run_id: str = answer.raise_for_status().json()["run_id"]
+async def begin(rig: Rig, page: str) -> str:
+    """The id of a full run of the page's conversations: a new one, or the one under way."""
+    body = {"pageId": page, "mode": "full"}
+    async with asyncio.timeout(PATIENCE):
+        while not (begun := await _asked(rig.operator.post("/api/conversations/sync", json=body))):
+            await asyncio.sleep(0.1)
+    run_id: str = begun["run_id"]
     return run_id
 
 
 async def run_of(rig: Rig, run_id: str) -> dict[str, Any]:
     """The run as it stands; empty while nobody can tell."""
+    return await _asked(rig.operator.get(f"/api/sync-runs/{run_id}"))
+
+
+async def _asked(request: Awaitable[httpx.Response]) -> dict[str, Any]:
+    """What is answered; empty where who knows is being started anew."""
     try:
-        answer = await rig.operator.get(f"/api/sync-runs/{run_id}")
-    except httpx.TransportError:  # whoever knows of it is being started anew
+        answer = await request
+    except httpx.TransportError:
         return {}
-    run: dict[str, Any] = {} if answer.is_server_error else answer.raise_for_status().json()
-    return run
+    found: dict[str, Any] = {} if answer.is_server_error else answer.raise_for_status().json()
+    return found
 
 
 async def ended(rig: Rig, run_id: str, within: float = PATIENCE) -> dict[str, Any]:

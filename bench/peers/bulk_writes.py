@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from sqlalchemy import Engine, create_engine
@@ -15,9 +15,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from pagewire_store import mirror_statements, staging
+from pagewire_store.trips import BEGIN, COMMIT, trip
 
 PAGE = "1001"
-VALUES_A_STATEMENT = 500
+CHUNK = 500
 
 
 class Row(NamedTuple):
@@ -56,38 +57,39 @@ class InServer:
 
 
 class GuardAlone:
-    """COPY and one upsert whose condition keeps what is stored; nothing is left out before."""
+    """Arrays in chunks of 500, a transaction each, whose upsert keeps what is stored by its guard.
 
-    def __init__(self, url: str) -> None:
-        self._connection = psycopg.connect(url)
-        self._connection.execute(_STAGED)
-        self._connection.commit()
+    As the store would do it if it did not leave out before what is stored.
+    """
 
-    def upsert(self, rows: Sequence[Row]) -> int:
-        with self._connection.transaction(), self._connection.cursor() as cursor:
-            with cursor.copy(b"copy guarded from stdin (format binary)") as copy:
-                copy.write(_copied(rows))
-            return cursor.execute(_GUARDED).rowcount
+    def __init__(self, connection: psycopg.AsyncConnection[Any], rows: Sequence[Row]) -> None:
+        self._connection = connection
+        self._chunks = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
 
-    def close(self) -> None:
-        self._connection.close()
+    async def upsert(self) -> None:
+        for chunk in self._chunks:
+            said = _GUARDED.over(PAGE, 0, _columns(chunk))
+            await trip(self._connection, BEGIN, said, COMMIT)
 
 
-_STAGED = b"""
-create temporary table guarded (mid text, participant_id text, direction text, kind text, text text,
-    attachments bytea, created_at timestamptz, is_unsupported bool) on commit delete rows
-"""
-_GUARDED = b"""
-insert into message as m (page_id, mid, participant_id, direction, kind, text, attachments,
-    created_at, is_unsupported)
-select '1001', g.* from guarded g order by g.mid
-on conflict (page_id, mid) do update set text = excluded.text, direction = excluded.direction
-where (m.text, m.direction) is distinct from (excluded.text, excluded.direction)
-"""
+_GUARDED = mirror_statements.OfPage(
+    """
+    insert into message as m (page_id, mid, participant_id, direction, kind, text, attachments,
+        created_at, is_unsupported)
+    select n.* from {rows} order by n.mid
+    on conflict (page_id, mid) do update set text = excluded.text, direction = excluded.direction
+    where (m.text, m.direction) is distinct from (excluded.text, excluded.direction)
+    """,
+    mirror_statements.MESSAGES.columns,
+)
 
 
 def _copied(rows: Sequence[Row]) -> bytes:
-    columns: list[list[object]] = [
+    return staging.body(tuple(mirror_statements.MESSAGES.columns.values()), _columns(rows))
+
+
+def _columns(rows: Sequence[Row]) -> list[list[object]]:
+    return [
         [row.mid for row in rows],
         [row.participant_id for row in rows],
         [1 if row.is_inbound else 2 for row in rows],
@@ -97,7 +99,6 @@ def _copied(rows: Sequence[Row]) -> bytes:
         [row.seconds * 1_000_000 for row in rows],
         [False] * len(rows),
     ]
-    return staging.body(tuple(mirror_statements.MESSAGES.columns.values()), columns)
 
 
 class _Base(DeclarativeBase):
@@ -142,8 +143,8 @@ def merge_each(engine: Engine, rows: Sequence[Row]) -> None:
 
 def multi_values(engine: Engine, rows: Sequence[Row]) -> None:
     """Statements of 500 rows of VALUES, a transaction each."""
-    for at in range(0, len(rows), VALUES_A_STATEMENT):
-        part = [_values(row) for row in rows[at : at + VALUES_A_STATEMENT]]
+    for at in range(0, len(rows), CHUNK):
+        part = [_values(row) for row in rows[at : at + CHUNK]]
         said = postgresql.insert(_Message).values(part)
         changed = {"text": said.excluded.text, "direction": said.excluded.direction}
         with engine.begin() as connection:

@@ -21,11 +21,14 @@ from pagewire.store.v1.ingest_service_pb2 import (
 from pagewire.type.v1.event_pb2 import (
     EVENT_KIND_APP_ROLES,
     EVENT_KIND_COMMENT_HIDDEN,
+    EVENT_KIND_POSTBACK,
     SOURCE_LIVE,
     SOURCE_RECOVERED,
     SOURCE_STANDBY,
+    TRIGGER_POSTBACK,
     CommentDetail,
     Event,
+    PostbackDetail,
     Source,
 )
 from pagewire_runtime import faults
@@ -322,6 +325,53 @@ async def test_a_webhook_that_comes_after_its_repair_is_known(
     assert result.known_events == 1
     assert await database.values("select recovered from message") == [True]
     assert await database.values("select pending from lane") == [1]
+
+
+def pressed(mid: str = "m_1") -> Event:
+    """A button, as webhooks tell of it; Graph shows a message of the same mid."""
+    return about(
+        EVENT_KIND_POSTBACK,
+        f"postback:{mid}",
+        trigger=TRIGGER_POSTBACK,
+        postback=PostbackDetail(mid=mid, title="Prices", payload="PRICES"),
+    )
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+async def test_a_button_that_a_webhook_told_of_is_no_message_to_recover(
+    ingestor: Ingestor, database: Database, one_batch: bool
+) -> None:
+    button = delivery(pressed())
+    recovered = delivery(
+        message(source=SOURCE_RECOVERED), message("m_2", 1, source=SOURCE_RECOVERED)
+    )
+
+    if one_batch:
+        _, result = await store(ingestor, button, recovered)
+    else:
+        await store(ingestor, button)
+        (result,) = await store(ingestor, recovered)
+
+    assert (result.new_events, result.known_events) == (1, 1)
+    assert await database.values("select event_key from event order by event_key") == [
+        "message:m_2",
+        "postback:m_1",
+    ]
+    assert await database.rows("select mid, kind, recovered from message order by mid") == [
+        ("m_1", "postback", False),
+        ("m_2", "message", True),
+    ]
+    assert await database.values("select pending from lane") == [2]
+
+
+async def test_what_a_webhook_brings_as_a_message_is_one_beside_a_button_of_its_mid(
+    ingestor: Ingestor, database: Database
+) -> None:
+    await store(ingestor, delivery(pressed()))
+
+    (result,) = await store(ingestor, delivery(message()))
+
+    assert (result.new_events, result.known_events) == (1, 0)
 
 
 @pytest.mark.parametrize("one_batch", [True, False])

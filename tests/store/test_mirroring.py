@@ -793,3 +793,42 @@ async def test_a_chunk_whose_row_another_holds_gives_way_and_comes_again(
     answer = await upserting
 
     assert answer.changed == 2
+
+
+async def test_webhooks_and_bulks_of_the_same_people_at_once_store_all_without_a_deadlock(
+    pools: Pools, ingestor: Ingestor, database: Database
+) -> None:
+    people = [str(2000 + number) for number in range(20)]
+    mirror = make_mirror(pools, chunk_rows=25)
+
+    def by_graph(turn: int) -> UpsertHistoryRequest:
+        order = people if turn % 2 else people[::-1]
+        return history(
+            conversations=[thread(person, turn, snippet=f"text {turn}") for person in order],
+            messages=[
+                shown(f"m_{person}_{turn}", turn, participant_id=person, text=f"text {turn}")
+                for person in order
+            ],
+        )
+
+    def by_webhook(turn: int) -> Any:
+        return delivery(
+            *(
+                message(f"m_{person}_{turn}", turn, person=person, text=f"text {turn}")
+                for person in people
+            )
+        )
+
+    for turn in range(5):
+        both = [by_webhook(2 * turn), by_webhook(2 * turn + 1)]
+        *_, results = await asyncio.gather(
+            mirror.upsert(by_graph(2 * turn)),
+            mirror.upsert(by_graph(2 * turn + 1)),
+            ingestor.ingest(both),
+        )
+        assert sum(result.new_events for result in results) == 2 * len(people)
+
+    deadlocks = "select deadlocks from pg_stat_database where datname = current_database()"
+    assert await database.value(deadlocks) == 0
+    assert await database.value("select count(*) from message") == 10 * len(people)
+    assert await database.values("select distinct snippet from conversation") == ["text 9"]

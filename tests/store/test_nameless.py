@@ -25,7 +25,7 @@ from tests.support.deliveries import (
     message,
     pools,
 )
-from tests.support.mirror import service
+from tests.support.mirror import history, service, shown, thread
 from tests.support.servers import database_url, migrated_template, postgres_server
 
 if TYPE_CHECKING:
@@ -97,6 +97,23 @@ async def test_nobody_is_asked_for_who_has_not_written(
     await ingestor.ingest([delivery(echo("m_1"))])
 
     assert await asked(service) == []
+
+
+async def test_nobody_is_asked_for_whom_imported_history_alone_knows(
+    service: "MirrorServiceAsyncStub", ingestor: Ingestor
+) -> None:
+    people = ["2001", "2002"]
+    await service.UpsertHistory(
+        history(
+            conversations=[thread(person) for person in people],
+            messages=[shown(f"m_{person}", participant_id=person) for person in people],
+        )
+    )
+
+    before = await asked(service)
+    await ingestor.ingest([delivery(message("m_new", 60, person="2002"))])
+
+    assert (before, await asked(service)) == ([], ["2002"])
 
 
 @pytest.mark.parametrize("column", ["connected = false", "state = 'blocked'"])

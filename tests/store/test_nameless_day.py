@@ -21,6 +21,7 @@ async def person(rows: Rows) -> str:
         "insert into conversation (page_id, participant_id, last_inbound_at, updated_at)"
         " values ('1', '7', now(), now())"
     )
+    await rows.query("insert into lane (page_id, lane) values ('1', 'person:7')")
     return "7"
 
 

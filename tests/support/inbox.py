@@ -78,6 +78,8 @@ class FakeInbox:
     failing: dict[int, Failed] = field(default_factory=dict)
     """Calls by number that end otherwise."""
     circles: bool = False
+    malformed: str = ""
+    """A thread whose messages are no list."""
     now: float = NOW
 
     def left_percent(self, page_id: str) -> int:
@@ -163,6 +165,8 @@ class FakeInbox:
             shown["participants"] = {"data": people}
             shown["message_count"] = len(thread.messages)
             shown["messages"] = self._page(thread, nested, None)
+        if thread.thread_id == self.malformed:
+            shown["messages"] = {"data": 7}
         return shown
 
     def _messages(self, thread: FakeThread, params: Mapping[str, str]) -> Outcome:

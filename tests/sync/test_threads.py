@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pagewire.store.v1.mirror_service_pb2 import MirroredConversation
 from pagewire.store.v1.run_service_pb2 import ClaimedRun, UnreadableThread
 from pagewire.type.v1.sync_run_pb2 import SyncMode
 from pagewire_sync.asking import Asking, RunFailed
@@ -136,7 +137,7 @@ class TestAFullRun:
 
         await walked(graph, mirror)
 
-        assert known == [2, 3, 3]
+        assert known == [2, 3, 4]  # and so is the look at the top
 
 
 class TestAListThatMoves:
@@ -319,6 +320,31 @@ class TestTrouble:
 
         assert progress.unreadable == {}
         assert [each.readable_again for each in progress.report().unreadable] == [True]
+
+    async def test_once_it_can_be_read_again_it_is_read_from_its_first_message(self) -> None:
+        graph, mirror = inbox(60, *[5] * 3), FakeMirror()
+        webhooks = graph.threads[0]
+        written(webhooks, NOW)
+        mirror.conversations[webhooks.person] = MirroredConversation()  # by a webhook since
+        known = UnreadableThread(thread_id=webhooks.thread_id, reason="graph_1")
+        known.update_time.seconds = int(NOW) - 60
+
+        progress = await walked(
+            graph, mirror, claimed(mode=INCREMENTAL, synced=NOW, unreadable=[known])
+        )
+
+        assert {mid for mid, _, _ in webhooks.messages} <= mirror.messages.keys()
+        assert progress.unreadable == {}
+
+    async def test_a_thread_whose_messages_make_no_sense_is_marked_too(self) -> None:
+        graph, mirror = inbox(*[5] * 3), FakeMirror()
+        graph.malformed = "t_0001"
+
+        progress = await walked(graph, mirror)
+
+        assert [each.thread_id for each in progress.report().unreadable] == ["t_0001"]
+        assert progress.run.unreadable == 1
+        assert len(mirror.messages) == 10
 
     async def test_a_tail_that_cannot_be_read_is_marked_and_the_others_are_read(self) -> None:
         graph, mirror = inbox(600, 600, *[2] * 10), FakeMirror()

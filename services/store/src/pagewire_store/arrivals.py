@@ -50,6 +50,15 @@ class Arrival:
         """Whether it makes one live that was overheard; what Graph shows tells of no webhook."""
         return self.answerable and self.event.source == SOURCE_LIVE
 
+    @property
+    def pressed(self) -> Key | None:
+        """Of a message that Graph showed: the key it has where a button made it, which webhooks
+        tell and Graph does not.
+        """
+        if self.event.source != SOURCE_RECOVERED or not self.key[1].startswith("message:"):
+            return None
+        return self.key[0], f"postback:{self.key[1].removeprefix('message:')}"
+
 
 @dataclass(slots=True)
 class Parcel:

@@ -97,6 +97,14 @@ class _Seen:
     connected: set[str]
     sources: dict[Key, int]
     missing_lanes: set[Lane]
+    pressed: dict[Key, Key]
+    """By the key of a button's event the key of what Graph showed, which is the same."""
+
+    def note(self, key: Key, source: int) -> None:
+        """The event is stored, and came by this source."""
+        self.sources[key] = source
+        if key in self.pressed:
+            self.sources[self.pressed[key]] = source
 
 
 @dataclass(slots=True)
@@ -275,7 +283,11 @@ class Ingestor:
 
     async def _write(self, connection: Driver, batch: list[Parcel], seen: _Seen) -> _Written:
         chosen = _chosen(batch)
-        fresh = [pair for key, pair in chosen.items() if key not in seen.sources]
+        fresh = [
+            pair
+            for key, pair in chosen.items()
+            if key not in seen.sources and pair[1].pressed not in chosen
+        ]
         late = [
             (waiting, arrival)
             for waiting, arrival in chosen.values()
@@ -332,8 +344,14 @@ def _behind(waiting: Parcel, first: Mapping[Lane, tuple[int, _Wait]]) -> Held | 
 
 
 async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
-    named = {(*key, arrival.lane[1]) for w in batch for key, arrival in w.arrivals.items()}
-    seen = _Seen(set(), {}, set())
+    named, pressed = set(), {}
+    for waiting in batch:
+        for key, arrival in waiting.arrivals.items():
+            named.add((*key, arrival.lane[1]))
+            if arrival.pressed:
+                pressed[arrival.pressed] = key
+                named.add((*arrival.pressed, arrival.lane[1]))
+    seen = _Seen(set(), {}, set(), pressed)
     if not named:
         return seen
     rows = list(named)
@@ -343,7 +361,7 @@ async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
         if connected:
             seen.connected.add(page_id)
         if source is not None:
-            seen.sources[page_id, event_key] = source
+            seen.note((page_id, event_key), source)
         if lane_missing:
             seen.missing_lanes.add((page_id, lane))
     return seen
@@ -367,6 +385,7 @@ async def _begin(connection: Driver, batch: list[Parcel], seen: _Seen) -> set[La
     """
     wanted = sorted({lane for waiting in batch for lane in waiting.lanes})
     unknown = [key for w in batch for key in w.arrivals if key not in seen.sources]
+    unknown += [key for key in seen.pressed if key not in seen.sources]
     said = [
         BEGIN,
         *_said(statements.LOCK_LANES, wanted),
@@ -375,10 +394,8 @@ async def _begin(connection: Driver, batch: list[Parcel], seen: _Seen) -> set[La
     new = [lane for lane in wanted if lane in seen.missing_lanes]
     answers = await _after_making(connection, new, said) if new else await trip(connection, *said)
     locked = answers[1].rows if wanted else []
-    seen.sources.update(
-        ((page_id, event_key), source)
-        for page_id, event_key, source in (answers[2].rows if unknown else ())
-    )
+    for page_id, event_key, source in answers[2].rows if unknown else ():
+        seen.note((page_id, event_key), source)
     return set(wanted).difference(locked)
 
 

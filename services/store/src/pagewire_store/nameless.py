@@ -1,4 +1,7 @@
-"""People who wrote and whose names nobody told: handed out to be asked for, and written down."""
+"""People who wrote and whose names nobody told: handed out to be asked for, and written down.
+
+Those alone who have a lane, which events and our own replies make: imported history makes none.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,9 @@ _HAND_OUT = text("""
         where c.participant_name is null and c.last_inbound_at is not null
             and (c.name_asked_at is null or c.name_asked_at < now() - interval '1 hour')
             and p.connected and p.state <> 'blocked'
+            and exists (
+                select from lane l
+                where l.page_id = c.page_id and l.lane = 'person:' || c.participant_id)
         order by c.name_asked_at nulls first, c.last_inbound_at
         limit :at_most
         for update of c skip locked

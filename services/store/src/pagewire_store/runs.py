@@ -394,7 +394,8 @@ _END_WITHDRAWN = text("""
     returning page_id, kind, mode, state
 """)
 
-# Somebody waits for what was asked for; scheduled ones may be as many as there are pages.
+# Somebody waits for what was asked for; scheduled ones may be as many as there are pages. A full run
+# begins with what the last one met, so that somebody can be told how long it takes.
 _CLAIM = text(f"""
     with due as materialized (
         select r.run_id as due_id from sync_run r
@@ -409,7 +410,11 @@ _CLAIM = text(f"""
     ), claimed as (
         update sync_run set state = 'running', epoch = epoch + 1, lease_owner = :owner,
             lease_until = clock_timestamp() + :lease,
-            started_at = coalesce(started_at, clock_timestamp())
+            started_at = coalesce(started_at, clock_timestamp()),
+            expected = case when mode = 'full' and started_at is null then coalesce((
+                select m.conversations from mirror m
+                where m.page_id = sync_run.page_id and m.kind = sync_run.kind), 0)
+                else expected end
         from due where run_id = due_id
         returning {COLUMNS}, epoch, checkpoint, gap_from
     )
@@ -537,6 +542,7 @@ _REACHED = Bulk(
                 then m.synced_at
             else greatest(m.synced_at, least(n.synced_at, now())) end,
         page_sizes = m.page_sizes || n.page_sizes::jsonb,
+        conversations = coalesce(n.conversations, m.conversations),
         run_ended_at = case when n.ended then clock_timestamp() else m.run_ended_at end,
         repaired_at = case when n.mended_to is not null then clock_timestamp()
             else m.repaired_at end,
@@ -550,6 +556,7 @@ _REACHED = Bulk(
     kind=TEXT,
     synced_at=TIME,
     page_sizes=TEXT,
+    conversations=BIGINT,
     ended=BOOL,
     gap_from=TIME,
     mended_to=TIME,
@@ -676,10 +683,12 @@ def _mirror_row(progress: RunProgress, held: _Held, settled_after: timedelta) ->
     state = progress.run.state
     reached = state in _MIRRORED and progress.HasField("synced_time")
     mends = state in _MIRRORED and held.gap_from is not None
+    met_all = state in _MIRRORED and held.mode == "full"
     return (
         *(held.page_id, held.kind),
         timestamp_micros(progress.synced_time) if reached else None,
         json.dumps(dict(progress.page_sizes)),
+        progress.run.conversations if met_all else None,
         state in _ENDS,
         micros(held.gap_from),
         micros(held.started_at - settled_after) if mends else None,

@@ -28,7 +28,7 @@ from pagewire_sync.results import Done
 from pagewire_sync.shown import Post, Refused, Unshown, add_comments, edge_of, post_of
 from pagewire_sync.tails import Store, Tail, Tails
 from pagewire_sync.trail import Trail, TrailLost
-from pagewire_sync.upserting import Rows, Upserting
+from pagewire_sync.upserting import Rows, Upserting, count_refused
 
 log = get_logger(__name__)
 
@@ -93,6 +93,7 @@ class Comments:
                 self._save()
         if self._refused:
             log.warning("Graph showed what is no post or comment", **self._refused)
+            count_refused("comments", self._refused)
 
     async def _walk(self, edge: str) -> None:
         trail = Trail(["", *filter(None, [self._at.cursor])])

@@ -129,8 +129,7 @@ class Listing:
         new = [
             head
             for head in heads_of(heads.items)
-            if head.updated >= until
-            and not self.progress.is_known_unreadable(head.thread_id, head.updated)
+            if head.updated >= until and not self.progress.is_hopeless(head.thread_id, head.updated)
         ]
         if len(new) > shape.threads // 2:
             return None
@@ -206,7 +205,7 @@ class Listing:
     async def _singly(self, page: Listed, heads: Iterable[Head]) -> None:
         """Put each of these threads into the page, by a read of its own."""
         for head in heads:
-            if self.progress.is_known_unreadable(head.thread_id, head.updated):
+            if self.progress.is_hopeless(head.thread_id, head.updated):
                 page.unreadable[head] = self.progress.unreadable[head.thread_id].reason
                 continue
             fields = thread_fields(self.asking.credentials.platform, SINGLE_MESSAGES)

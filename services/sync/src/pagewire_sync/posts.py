@@ -46,7 +46,7 @@ class Posts:
         if not is_trouble(outcome):
             return _page(outcome, cursor)
         heads = await self._heads(edge, cursor, limit)
-        known = any(self._is_marked(head) for head in heads_of(heads.items))
+        known = any(self._is_hopeless(head) for head in heads_of(heads.items))
         if not known:
             again = await self._list(edge, cursor, limit, fields)
             if not is_trouble(again):  # Graph was in trouble, and no more
@@ -89,7 +89,7 @@ class Posts:
         for item, head in zip(heads.items, map(head_of, heads.items), strict=True):
             if head is None or 0 < head.updated < self.progress.bound:
                 page.items.append(item)
-            elif self._is_marked(head):
+            elif self._is_hopeless(head):
                 page.unreadable[head] = self.progress.unreadable[head.thread_id].reason
             else:
                 await self._single(page, head, fields)
@@ -114,12 +114,8 @@ class Posts:
             page.items.append(outcome.body)
             page.read_time = min(page.read_time, outcome.read_time)
 
-    def _is_marked(self, head: Head) -> bool:
-        """Whether it could not be read before, and is not worth another try: Instagram does not
-        tell when a medium was written to, so that there a full run tries again.
-        """
-        known = self.progress.is_known_unreadable(head.thread_id, head.updated)
-        return known and (head.updated > 0 or not self.progress.is_full)
+    def _is_hopeless(self, head: Head) -> bool:
+        return self.progress.is_hopeless(head.thread_id, head.updated)
 
 
 def _params(cursor: str, limit: int, fields: str) -> dict[str, str]:

@@ -106,6 +106,12 @@ class Progress:
         known = self.unreadable.get(thread_id)
         return known is not None and known.update_time.seconds == int(updated)
 
+    def is_hopeless(self, thread_id: str, updated: float) -> bool:
+        """Whether not to try it: it could not be read before, and has not changed since as far as
+        Graph tells; a full run tries all the same.
+        """
+        return not self.is_full and self.is_known_unreadable(thread_id, updated)
+
     def pass_by(self, thread_id: str, reason: str, updated: float) -> None:
         """It cannot be read, now or as before, and is passed."""
         if not self.is_known_unreadable(thread_id, updated):

@@ -38,7 +38,7 @@ from pagewire_sync.shapes import Room, Shape
 from pagewire_sync.shown import Refused, Thread, Unshown, add_messages, edge_of, thread_of
 from pagewire_sync.tails import Store, Tail, Tails
 from pagewire_sync.trail import Trail, TrailLost
-from pagewire_sync.upserting import Rows, Upserting
+from pagewire_sync.upserting import Rows, Upserting, count_refused
 
 log = get_logger(__name__)
 
@@ -106,14 +106,16 @@ class Threads:
             await self._walks(tasks)
         if self._refused:
             log.warning("Graph showed what is no thread or message", **self._refused)
+            count_refused("conversations", self._refused)
 
     async def _walks(self, tasks: asyncio.TaskGroup) -> None:
         trail = Trail(["", *filter(None, [self._at.cursor])])
+        look: asyncio.Task[Listed] | None = None
         while True:
-            pages = await self._walk(trail, tasks)
+            look = await self._walk(trail, tasks, look)
             if not self._at.looks and not self._at.until:
                 self.progress.run.expected = self.progress.run.conversations
-            if pages <= 1 or self._at.looks >= LOOKS:
+            if look is None:
                 return
             until = self._at.began - CLOCKS_DIFFER.total_seconds()
             self._at = Checkpoint(until, self.asking.now().timestamp(), self._at.looks + 1)
@@ -121,9 +123,13 @@ class Threads:
             trail = Trail()
             self._move(trail)
 
-    async def _walk(self, trail: Trail, tasks: asyncio.TaskGroup) -> int:
-        """Walk to the end, or behind what is known; how many pages lie behind. Raises RunFailed."""
-        ahead: asyncio.Task[Listed] | None = None
+    async def _walk(
+        self, trail: Trail, tasks: asyncio.TaskGroup, ahead: "asyncio.Task[Listed] | None"
+    ) -> "asyncio.Task[Listed] | None":
+        """Walk to the end, or behind what is known; `ahead` is the first page where it is asked for
+        already. The look at the top that follows is begun before the last page is stored; None
+        where there is to be none. Raises RunFailed.
+        """
         try:
             while True:
                 page = await self._answer(trail, ahead)
@@ -131,7 +137,9 @@ class Threads:
                 if page is None or self._begins_again(trail, page):
                     continue
                 ends = self._is_last(page)
-                if not ends:
+                if ends:
+                    ahead = self._look(trail)
+                else:
                     times = [each.updated for each in page.heads]
                     span = (max(times), min(times)) if times else (-inf, inf)
                     trail.goes_on(page.after, page.heads, span)
@@ -139,7 +147,8 @@ class Threads:
                 await faults.reach("sync.page.after_read", self.progress.page_id)
                 await self._take(page, tasks)
                 if ends:
-                    return len(trail.cursors)
+                    look, ahead = ahead, None
+                    return look
                 self._move(trail)
                 await self._tails.room()
         except TrailLost as lost:
@@ -147,6 +156,12 @@ class Threads:
         finally:
             if ahead is not None:
                 ahead.cancel()
+
+    def _look(self, trail: Trail) -> "asyncio.Task[Listed] | None":
+        if len(trail.cursors) <= 1 or self._at.looks >= LOOKS:
+            return None
+        shape = self._room().within(shapes.NEWS)
+        return asyncio.create_task(self._listing.page("", shape))
 
     async def _answer(self, trail: Trail, ahead: "asyncio.Task[Listed] | None") -> Listed | None:
         """The page to be read now; None where another is to be asked for in its place."""
@@ -244,7 +259,7 @@ class Threads:
             if head is None:
                 self._refused["id_malformed"] += 1
             elif (since := self._meet(head)) is not None:
-                threads += [(thread, since) for thread in self._shown(item)]
+                threads += [(thread, since) for thread in self._shown(item, head)]
         for head, reason in page.unreadable.items():
             if self._meet(head) is not None:
                 self.progress.pass_by(head.thread_id, reason, head.updated)
@@ -262,13 +277,16 @@ class Threads:
         self._seen[head.thread_id] = head.updated
         if known == head.updated or 0 < head.updated < self._at.until:
             return None
+        if head.thread_id in self.progress.unreadable:  # nobody knows what of it is missing
+            return 0.0
         return known or self.progress.bound
 
-    def _shown(self, item: Any) -> list[Thread]:
+    def _shown(self, item: Any, head: Head) -> list[Thread]:
         try:
             return [thread_of(item, self._own, self._refused)]
         except Unshown as why:
             self._refused[why.reason] += 1
+            self.progress.pass_by(head.thread_id, why.reason, head.updated)
             return []
 
     def _finish(self, thread: Thread, since: float, tasks: asyncio.TaskGroup) -> None:

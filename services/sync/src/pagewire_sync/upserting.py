@@ -1,6 +1,7 @@
 """Upserting: rows that were read from Graph, into the store; asked for until it answers."""
 
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -20,8 +21,11 @@ MOST_ROWS = 5_000
 MOST_BYTES = 2 * 2**20
 """Of a request, which a channel takes up to 5 MiB of."""
 
-_rows = metrics.counter(
-    "pagewire_history_rows", "Rows of history, by kind and what became of them.", ["kind", "end"]
+_rows = metrics.counter("pagewire_history_rows", "Rows of history that are stored.", ["kind"])
+_refused = metrics.counter(
+    "pagewire_history_rows_refused",
+    "What Graph showed and could not be stored, by kind and why.",
+    ["kind", "reason"],
 )
 
 Row = pb.MirroredConversation | pb.MirroredMessage | pb.MirroredComment | pb.MirroredLabel
@@ -110,11 +114,23 @@ class Upserting:
             if refusal.kind is Kind.MISSING:
                 raise RunFailed("page_disconnected") from None
             raise
+        refused = Counter((_word_of(each.kind), each.reason) for each in response.refused)
         for kind in ("conversations", "messages", "comments", "labels"):
-            if count := len(getattr(request, kind)):
-                _rows.labels(kind, "stored").inc(count)
-        for refused in response.refused:
-            kind = pb.RowKind.Name(refused.kind).removeprefix("ROW_KIND_").lower()
-            _rows.labels(kind, "refused").inc()
-            log.warning("the store refused a row of history", kind=kind, reason=refused.reason)
+            of_kind = {reason: count for (word, reason), count in refused.items() if word == kind}
+            if of_kind:
+                log.warning("the store refused rows of history", kind=kind, **of_kind)
+                count_refused(kind, of_kind)
+            if count := len(getattr(request, kind)) - sum(of_kind.values()):
+                _rows.labels(kind).inc(count)
         return response
+
+
+def count_refused(kind: str, reasons: Mapping[str, int]) -> None:
+    """So many were not stored, by why."""
+    for reason, count in reasons.items():
+        _refused.labels(kind, reason).inc(count)
+
+
+def _word_of(kind: pb.RowKind.ValueType) -> str:
+    """As requests name rows of the kind."""
+    return pb.RowKind.Name(kind).removeprefix("ROW_KIND_").lower() + "s"

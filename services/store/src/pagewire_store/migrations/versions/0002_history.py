@@ -52,6 +52,7 @@ create table mirror (
     kind text not null check (kind in ('conversations', 'comments')),
     synced_at timestamptz,
     page_sizes jsonb not null default '{}',
+    conversations bigint not null default 0,
     run_ended_at timestamptz,
     gap_from timestamptz,
     gap_cause text,
@@ -60,6 +61,7 @@ create table mirror (
     primary key (page_id, kind)
 );
 comment on column mirror.synced_at is 'everything up to then is stored; by Meta''s clock';
+comment on column mirror.conversations is 'how many the last full run has gone through';
 comment on column mirror.gap_from is 'webhooks may be missing since; null where none are';
 
 create table unreadable_thread (
