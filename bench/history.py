@@ -32,10 +32,24 @@ from bench.peers.graph_reads import Source
 from bench.receivers import Pagewire
 from bench.traffic import Traffic
 from bench.world import PEOPLE, World
+from pagewire.type.v1.page_pb2 import Platform
 from pagewire_cli.launcher import System, running
 from pagewire_simulator.client import AccountView, SimulatorClient
+from pagewire_sync.listing import thread_fields
+from pagewire_sync.shapes import FIRST
 
-OURS, BOUND, STORE = "pagewire", "the bound", "the store's own bulk rate"
+OURS, BOUND = "pagewire", "the bound"
+STORE, SIMULATOR = "the store's own bulk rate", "the simulator's own ceiling"
+NOTHING_ARCHIVED = "nothing archived"
+ARCHIVED = 95
+"""Per cent of a page's messages."""
+CALLS = 5
+RENDERED = {
+    "platform": "messenger",
+    "fields": thread_fields(Platform.PLATFORM_MESSENGER, FIRST.messages),
+    "limit": str(FIRST.threads),
+}
+"""What a full run asks of a page first, and of a small one alone."""
 CALL_SECONDS, CALLS_PER_SECOND = 0.25, 2.0
 TWO_CALLS_SECONDS = 0.2 + 0.1 * 2 / 3
 """The longer of two calls at once, on the average: a full run reads the page's labels beside."""
@@ -76,7 +90,7 @@ _QUICK = Sizes(1, 300, 30, 100, (10,), 20)
 
 
 async def measured(folder: Path, *, quick: bool) -> Suite:
-    sizes, found, notes = (_QUICK if quick else _FULL), Rounds(), list(_NOTES)
+    sizes, found = (_QUICK if quick else _FULL), Rounds()
     in_flight = await client.in_flight(folder, quick=quick)
     async with _mirror(folder / "limited", limited=True) as mirror:
         for _ in range(sizes.rounds):
@@ -87,13 +101,14 @@ async def measured(folder: Path, *, quick: bool) -> Suite:
         for _ in range(sizes.rounds):
             await _full(mirror, "free", sizes, found)
             await _five_pages(mirror, sizes, found)
+        await _again(mirror, sizes, found)
         for _ in range(1 if quick else SHORT_ROUNDS):
-            await _incremental(mirror, sizes, found)
+            await _incremental(mirror, found)
             await _few_messages(mirror, found)
         await _fifty_pages(mirror, sizes, found)
         await _peers(mirror, "free", sizes, found)
-        notes += await _without_latency(mirror, sizes, found)
-    return Suite("history", [*_measures(found), *in_flight], notes)
+        await _without_latency(mirror, sizes, found)
+    return Suite("history", [*_measures(found, sizes), *in_flight], _NOTES)
 
 
 class Mirror:
@@ -146,10 +161,11 @@ class Mirror:
             raise MeasuringFailed(f"a run ended {run['state']}: {run['error']}")
         return seconds
 
-    async def sync_all(self) -> float:
+    async def sync_all(self, mode: str = "auto") -> float:
         """Seconds of a run of every page."""
         began = time.perf_counter()
-        answer = await self._asked("POST", "/api/conversations/sync-all?wait=true", {})
+        path = "/api/conversations/sync-all?wait=true"
+        answer = await self._asked("POST", path, {"mode": mode})
         seconds = time.perf_counter() - began
         for run_id in answer["run_ids"]:
             run = await self._asked("GET", f"/api/sync-runs/{run_id}", None)
@@ -181,6 +197,24 @@ class Mirror:
                 raise MeasuringFailed(f"{missing} of {len(theirs)} messages are not stored")
             stored += len(ours)
         return stored
+
+    async def emptied(self, accounts: Sequence[AccountView]) -> int:
+        """Forgets what is stored of the pages; how many messages those were."""
+        pages = ([account.id for account in accounts],)
+        deleted = await self.database.execute("delete from message where page_id = any(%s)", pages)
+        await self.database.execute("delete from conversation where page_id = any(%s)", pages)
+        await self.database.execute("vacuum analyze message, conversation")
+        return deleted.rowcount
+
+    async def rows_as_written(self, account: AccountView) -> str:
+        """Changes with every write and every lock of a message of the page."""
+        cursor = await self.database.execute(
+            "select md5(string_agg(concat(mid, ctid, xmin, xmax), ',' order by mid))"
+            " from message where page_id = %s",
+            (account.id,),
+        )
+        ((fingerprint,),) = await cursor.fetchall()
+        return str(fingerprint)
 
     def source(self, account: AccountView) -> Source:
         env = self.system.env
@@ -257,13 +291,33 @@ async def _peers(mirror: Mirror, form: str, sizes: Sizes, found: Rounds) -> None
     await mirror.forget([account])
 
 
-async def _incremental(mirror: Mirror, sizes: Sizes, found: Rounds) -> None:
-    account = await mirror.page(conversations=sizes.beside_peers, newest_ago=86_400)
+async def _again(mirror: Mirror, sizes: Sizes, found: Rounds) -> None:
+    """A whole page that is stored already, and the same with most of its messages archived."""
+    account = await mirror.page(conversations=sizes.conversations)
     await mirror.sync(account, "full")
-    found.add("incremental_nothing", OURS, await mirror.sync(account, "incremental"))
+    for name in (NOTHING_ARCHIVED, "again_archived"):
+        if name == "again_archived":
+            await mirror.database.execute(_ARCHIVE, (account.id, ARCHIVED))
+        before = await mirror.rows_as_written(account)
+        seconds = await mirror.sync(account, "full")
+        if await mirror.rows_as_written(account) != before:
+            raise MeasuringFailed(f"{name}: messages that have not changed were written or locked")
+        found.add("again_archived", OURS if name == "again_archived" else name, seconds)
+    await mirror.forget([account])
+
+
+_ARCHIVE = """
+update message set is_archived = true
+where page_id = %s and abs(hashtext(mid)) %% 100 < %s
+"""
+
+
+async def _incremental(mirror: Mirror, found: Rounds) -> None:
+    account = await mirror.page(conversations=100, newest_ago=86_400)
+    await mirror.sync(account, "full")
     await mirror.meta.create_history(account.id, conversations=10, messages=2, newest_ago=0, days=0)
     found.add("incremental_10", OURS, await mirror.sync(account, "incremental"))
-    found.add("incremental_10", BOUND, CALL_SECONDS * 1.15 + 0.03)
+    found.add("incremental_10", BOUND, await _call_seconds(mirror, account) * 1.15 + 0.03)
     await mirror.check([account])
     await mirror.forget([account])
 
@@ -315,26 +369,41 @@ def _requests(calls: Sequence[Any]) -> int:
 
 
 async def _batch_seconds(mirror: Mirror, accounts: Sequence[AccountView]) -> float:
-    """One batch of the same list calls, made by hand."""
-    began = time.perf_counter()
-    await asyncio.to_thread(graph_reads.one_batch, [mirror.source(account) for account in accounts])
-    return time.perf_counter() - began
+    """One batch of the pages' list calls, made by hand."""
+    sources = [mirror.source(account) for account in accounts]
+    return await asyncio.to_thread(graph_reads.one_batch, sources)
 
 
-async def _without_latency(mirror: Mirror, sizes: Sizes, found: Rounds) -> list[str]:
+async def _call_seconds(mirror: Mirror, account: AccountView) -> float:
+    """A list call made by hand: the mean of some, for the latency of each is drawn."""
+    return await asyncio.to_thread(graph_reads.one_call, mirror.source(account), CALLS)
+
+
+async def _without_latency(mirror: Mirror, sizes: Sizes, found: Rounds) -> None:
     """End to end into PostgreSQL, as many pages as there are, and the store's own rate."""
     await mirror.meta.options(latency="none", rendered=True)
-    notes = []
     rate = await _stored_directly(mirror)
     for count in sizes.pages:
         accounts = await mirror.pages(count, conversations=sizes.of_many)
-        seconds = await mirror.sync_all()
-        messages = await mirror.check(accounts)
-        notes.append(f"{count} pages at once, no latency: {messages / seconds:,.0f} messages/s")
-        found.add("end_to_end", OURS, messages / seconds)
-        found.add("end_to_end", STORE, rate)
+        await mirror.sync_all()  # the simulator renders each answer when it is first asked for it
+        messages = await mirror.emptied(accounts)
+        seconds = await mirror.sync_all("full")
+        if await mirror.check(accounts) != messages:
+            raise MeasuringFailed("not all that was there before is there again")
+        name = f"end_to_end_{count}_pages"
+        found.add(name, OURS, messages / seconds)
+        found.add(name, STORE, rate)
+        found.add(name, SIMULATOR, await _served(mirror, accounts, messages))
         await mirror.forget(accounts)
-    return notes
+
+
+async def _served(mirror: Mirror, accounts: Sequence[AccountView], messages: int) -> float:
+    """Messages a second that the simulator serves to who does nothing with them."""
+    began = time.perf_counter()
+    await asyncio.to_thread(
+        graph_reads.all_at_once, [mirror.source(account) for account in accounts], RENDERED
+    )
+    return messages / (time.perf_counter() - began)
 
 
 async def _stored_directly(mirror: Mirror) -> float:
@@ -383,16 +452,29 @@ async def _ack_beside(mirror: Mirror, folder: Path, sizes: Sizes, found: Rounds)
     await mirror.forget([account])
 
 
-def _measures(found: Rounds) -> list[Measure]:
+def _end_to_end(found: Rounds, count: int) -> Measure:
+    name = f"end_to_end_{count}_pages"
+    return Measure(
+        name,
+        "messages/s",
+        found.of(name),
+        goal=Goal(0.3, STORE),
+        limit=found.of(name, STORE),
+        peers={each: found.of(name, each) for each in (STORE, SIMULATOR)},
+    )
+
+
+def _measures(found: Rounds, sizes: Sizes) -> list[Measure]:
     def seconds(name: str, goal: float | None, *peers: str) -> Measure:
+        bound = found.of(name, BOUND)
         return Measure(
             name,
             "s",
             found.of(name),
             higher=False,
             goal=None if goal is None else Goal(1 / goal, BOUND),
-            limit=found.of(name, BOUND),
-            peers={peer: found.of(name, peer) for peer in (BOUND, *peers)},
+            limit=bound or None,
+            peers={peer: found.of(name, peer) for peer in ((BOUND,) if bound else ()) + peers},
         )
 
     return [
@@ -413,14 +495,8 @@ def _measures(found: Rounds) -> list[Measure]:
             higher=False,
             goal=Goal(1),
         ),
-        Measure(
-            "end_to_end",
-            "messages/s",
-            found.of("end_to_end"),
-            goal=Goal(0.3, STORE),
-            limit=found.of("end_to_end", STORE),
-            peers={STORE: found.of("end_to_end", STORE)},
-        ),
+        *(_end_to_end(found, count) for count in sizes.pages),
+        seconds("again_archived", None, NOTHING_ARCHIVED),
         Measure(
             "ack_p95",
             "ms",
@@ -437,4 +513,6 @@ _NOTES = [
     f" {CALLS_PER_SECOND:g} calls a second, free: without; the peers: {_FULL.beside_peers}",
     f"the bound: the fewest calls ({LISTED} threads a page) × {CALL_SECONDS} s, or ÷"
     f" {CALLS_PER_SECOND:g} a second; five_pages: the slowest alone; fifty_pages: a batch by hand",
+    f"again_archived: a whole page once more with {ARCHIVED} % of its messages archived, none of"
+    " which is written or locked; end_to_end: no latency and no limit, pages rendered beforehand",
 ]

@@ -99,9 +99,13 @@ async def is_whole(rig: Rig, page: str, run_id: str) -> None:
 
 async def past_of(rig: Rig) -> frozenset[tuple[str, str]]:
     """Page and id of every message that Meta has."""
+    truths = [
+        (page, await rig.meta.truth(page))
+        for page in [account.id for account in await rig.meta.accounts()]
+    ]
     return frozenset(
-        (account.id, message.mid)
-        for account in await rig.meta.accounts()
-        for thread in (await rig.meta.truth(account.id)).conversations
+        (page, message.mid)
+        for page, truth in truths
+        for thread in truth.conversations
         for message in thread.messages
     )

@@ -50,6 +50,7 @@ from pagewire_runtime.errors import Kind, Refusal
 from pagewire_store.backlogs import end_some
 from pagewire_store.database import Pools, in_transaction
 from pagewire_store.run_servicer import RunServicer
+from pagewire_store.runs import ANSWER_BYTES, CHECKPOINT_BYTES
 from pagewire_store.waking import Waking
 from tests.support.servers import database_url, migrated_template, postgres_server
 from tests.support.stored import TOKENS, Rows, channel_to, pools, rows
@@ -558,6 +559,82 @@ async def test_the_watermark_never_goes_back_nor_ahead_of_the_clock(runs: Runs, 
     assert reached <= (await rows.one("select now() as now")).now
 
 
+async def test_no_more_checkpoints_are_handed_out_at_once_than_a_message_holds(
+    runs: Runs, rows: Rows
+) -> None:
+    pages = {f"{number}" for number in range(20)}
+    for page_id in sorted(pages):
+        await rows.add_page(page_id)
+        await runs.start(page_id)
+    for each in await runs.claim("one", at_most=100):
+        await runs.record(progress(each, checkpoint=each.run.page_id.encode() * 300_000))
+    await lapse(rows)
+
+    answers = [await runs.claim("two", at_most=100) for _ in range(10)]
+
+    sizes = [sum(len(each.checkpoint) for each in answer) for answer in answers]
+    handed = [each for answer in answers for each in answer]
+    assert max(sizes) <= ANSWER_BYTES
+    assert sorted(each.run.page_id for each in handed) == sorted(pages)
+    assert {each.epoch for each in handed} == {2}
+    assert all(each.checkpoint == each.run.page_id.encode() * 300_000 for each in handed)
+    assert answers[-1] == []
+
+
+async def test_however_large_its_checkpoint_one_run_is_handed_out(runs: Runs, rows: Rows) -> None:
+    await rows.add_page("1")
+    await runs.start()
+    await rows.query("update sync_run set checkpoint = decode(repeat('00', 3000000), 'hex')")
+
+    (claimed,) = await runs.claim()
+
+    assert len(claimed.checkpoint) == 3_000_000
+
+
+async def test_a_checkpoint_that_is_too_large_leaves_the_one_before_and_its_run_goes_on(
+    runs: Runs, rows: Rows
+) -> None:
+    await rows.add_page("1")
+    await rows.add_page("2")
+    await runs.start("1")
+    await runs.start("2")
+    large, other = await runs.claim()
+    await runs.record(progress(large, checkpoint=b"before"))
+
+    verdicts = await runs.record(
+        progress(large, messages=70, checkpoint=b"x" * (CHECKPOINT_BYTES + 1)),
+        progress(other, messages=80, checkpoint=b"here"),
+    )
+
+    await lapse(rows)
+    again = {each.run.run_id: each for each in await runs.claim("two")}
+    assert verdicts == [RUN_VERDICT_GO_ON, RUN_VERDICT_GO_ON]
+    assert [
+        (again[each.run.run_id].checkpoint, again[each.run.run_id].run.messages)
+        for each in (large, other)
+    ] == [(b"before", 70), (b"here", 80)]
+
+
+async def test_of_marks_those_of_the_newest_threads_are_handed_out_as_far_as_there_is_room(
+    runs: Runs, rows: Rows
+) -> None:
+    await rows.add_page("1")
+    await runs.start()
+    await rows.query("""
+        insert into unreadable_thread (page_id, thread_id, kind, reason, updated_at)
+        select '1', 't_' || lpad(n::text, 500, '0'), 'conversations', 'graph_1',
+            timestamptz '2026-01-01' + n * interval '1 minute'
+        from generate_series(1, 5000) n
+    """)
+
+    (claimed,) = await runs.claim()
+
+    numbers = [int(each.thread_id.removeprefix("t_")) for each in claimed.unreadable]
+    assert numbers == list(range(5_001 - len(numbers), 5_001))
+    assert 1_000 < len(numbers) < 2_200
+    assert claimed.ByteSize() < ANSWER_BYTES
+
+
 async def test_what_was_learnt_of_page_sizes_is_handed_on(runs: Runs, rows: Rows) -> None:
     await rows.add_page("1")
     await runs.start()
@@ -570,6 +647,50 @@ async def test_what_was_learnt_of_page_sizes_is_handed_on(runs: Runs, rows: Rows
 
     assert dict(first.page_sizes) == {}
     assert dict(second.page_sizes) == {"conversations": 25, "messages": 100}
+
+
+async def test_a_full_run_begins_with_how_many_conversations_the_last_one_met(
+    runs: Runs, rows: Rows
+) -> None:
+    await rows.add_page("1")
+    await runs.start(mode=SYNC_MODE_FULL)
+    (first,) = await runs.claim()
+    met_all = progress(first, state=SYNC_STATE_PARTIAL, conversations=70, expected=70)
+    met_all.synced_time.CopyFrom(first.run.start_time)
+    await runs.record(met_all)
+    await runs.start(mode=SYNC_MODE_FULL)
+    (without_list,) = await runs.claim()
+    await runs.record(progress(without_list, state=SYNC_STATE_PARTIAL, conversations=5))
+    for mode in (SYNC_MODE_INCREMENTAL, SYNC_MODE_FULL):
+        await runs.start(mode=mode)
+        (other,) = await runs.claim()
+        await runs.record(progress(other, state=SYNC_STATE_FAILED, conversations=3))
+    await runs.start(mode=SYNC_MODE_INCREMENTAL)
+    (news,) = await runs.claim()
+    await runs.record(progress(news, state=SYNC_STATE_SUCCEEDED, conversations=2))
+    await runs.start(kind=COMMENTS, mode=SYNC_MODE_FULL)
+    (comments,) = await runs.claim()
+
+    await runs.start(mode=SYNC_MODE_FULL)
+    (again,) = await runs.claim()
+
+    met = [each.run.expected for each in (first, news, comments, again)]
+    assert met == [0, 0, 0, 70]
+
+
+async def test_who_takes_a_full_run_over_expects_what_was_last_expected(
+    runs: Runs, rows: Rows
+) -> None:
+    await rows.add_page("1")
+    await runs.start(mode=SYNC_MODE_FULL)
+    (claimed,) = await runs.claim()
+    await runs.record(progress(claimed, expected=90))
+    await rows.query("update mirror set conversations = 70")
+    await lapse(rows)
+
+    (taken,) = await runs.claim()
+
+    assert taken.run.expected == 90
 
 
 async def test_threads_that_cannot_be_read_are_marked_until_they_can(
@@ -709,7 +830,6 @@ async def test_runs_are_listed_newest_first_of_a_page_or_of_all(runs: Runs, rows
     [
         ("runs.run.state", {"state": SYNC_STATE_QUEUED}),
         ("runs.run.state", {"state": 99}),
-        ("runs.checkpoint", {"checkpoint": b"x" * (2**20 + 1)}),
         ("runs.page_sizes", {"page_sizes": {"conversations": 0}}),
         ("runs.page_sizes", {"page_sizes": {"": 1}}),
         ("runs.page_sizes", {"page_sizes": {f"edge_{n}": 1 for n in range(51)}}),

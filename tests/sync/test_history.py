@@ -6,7 +6,7 @@ import pytest
 
 from pagewire.store.v1 import run_service_pb2 as pb
 from pagewire.type.v1.sync_run_pb2 import SyncState
-from pagewire_runtime.errors import Unavailable
+from pagewire_runtime.errors import InvalidArgument, Unavailable
 from pagewire_sync.history import History
 from pagewire_sync.progress import Progress
 from tests.support.inbox import claimed
@@ -22,6 +22,8 @@ class FakeRuns:
         self.recorded: list[pb.RecordRunsRequest] = []
         self.verdicts: dict[str, pb.RunVerdict.ValueType] = {}
         self.away = 0
+        self.refused = ""
+        """A run of which nothing can be written down."""
 
     async def ClaimRuns(self, request: pb.ClaimRunsRequest) -> pb.ClaimRunsResponse:
         while not self.waiting:
@@ -33,6 +35,8 @@ class FakeRuns:
         if self.away:
             self.away -= 1
             raise Unavailable("the store")
+        if self.refused in [each.run.run_id for each in request.runs]:
+            raise InvalidArgument("runs", "are refused")
         self.recorded.append(request)
         go_on = pb.RUN_VERDICT_GO_ON
         return pb.RecordRunsResponse(
@@ -195,3 +199,14 @@ async def test_marks_beyond_what_the_store_takes_at_once_follow(count: int) -> N
     told = [len(each.unreadable) for request in store.recorded for each in request.runs]
     assert sum(told) == count
     assert max(told) <= 1_000
+
+
+async def test_what_the_store_refuses_of_one_run_is_not_lost_of_the_others() -> None:
+    store = FakeRuns(*map(numbered, range(10)))
+    store.refused = f"run-{4:016}"
+
+    async with running(history(store, ends)):
+        others = [n for n in range(10) if n != 4]
+        await until(lambda: all(store.state(f"run-{n:016}") == SUCCEEDED for n in others))
+
+    assert store.state(f"run-{4:016}") is None

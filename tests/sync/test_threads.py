@@ -312,6 +312,31 @@ class TestTrouble:
         assert graph.calls == 1
         assert progress.run.unreadable == 0
 
+    async def test_a_full_run_tries_it_again(self) -> None:
+        graph, mirror = inbox(*[5] * 60), FakeMirror()
+        bad = graph.threads[3]
+        bad.poison = True
+        known = UnreadableThread(thread_id=bad.thread_id, reason="graph_1")
+        known.update_time.seconds = int(bad.updated)
+
+        progress = await walked(graph, mirror, claimed(unreadable=[known]))
+
+        assert [each for each in graph.asked if each.node == bad.thread_id]
+        assert progress.run.unreadable == 1
+
+    async def test_what_was_expected_stands_until_the_walk_knows_better(self) -> None:
+        graph, mirror = inbox(*[20] * 300), FakeMirror()
+        of, told = claimed(), []
+        of.run.expected = 290
+        progress = Progress.of(of)
+        mirror.before = lambda number: told.append(progress.run.expected)
+        asking = Asking(graph, credentials(), progress.tally, no_pause)
+
+        await Threads(asking, Upserting(mirror, PAGE), progress).run()
+
+        assert told[0] == 290
+        assert progress.run.expected == 300
+
     async def test_once_it_can_be_read_again_its_mark_goes(self) -> None:
         graph, mirror = inbox(*[5] * 60), FakeMirror()
         known = UnreadableThread(thread_id="t_0003", reason="graph_1")

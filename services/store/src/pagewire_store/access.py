@@ -44,6 +44,7 @@ _ROLES = {
     "MirrorService": {
         "UpsertHistory": _SYNC,
         "StreamHistory": _SYNC,
+        "ListThreads": _SYNC,
         "ListNameless": _SYNC,
         "RecordNames": _SYNC,
     },

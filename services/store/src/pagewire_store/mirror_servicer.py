@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from pagewire.store.v1.mirror_service_pb2 import (
     ListNamelessRequest,
     ListNamelessResponse,
+    ListThreadsRequest,
+    ListThreadsResponse,
     RecordNamesRequest,
     RecordNamesResponse,
     StreamHistoryRequest,
@@ -18,7 +20,7 @@ from pagewire.store.v1.mirror_service_pb2 import (
 )
 from pagewire.store.v1.mirror_service_pb2_grpc import MirrorServiceServicer
 from pagewire_runtime.interception import Context
-from pagewire_store import nameless
+from pagewire_store import nameless, stored_threads
 from pagewire_store.database import in_transaction
 from pagewire_store.mirroring import Mirror
 
@@ -40,6 +42,14 @@ class MirrorServicer(MirrorServiceServicer):
     ) -> AsyncIterator[StreamHistoryResponse]:
         async for request in requests:
             yield StreamHistoryResponse(result=await self._mirror.upsert(request.rows))
+
+    async def ListThreads(
+        self, request: ListThreadsRequest, context: Context
+    ) -> ListThreadsResponse:
+        threads = await in_transaction(
+            self._engine, lambda connection: stored_threads.list_newest(connection, request)
+        )
+        return ListThreadsResponse(threads=threads)
 
     async def ListNameless(
         self, request: ListNamelessRequest, context: Context

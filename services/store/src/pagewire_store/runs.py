@@ -48,6 +48,7 @@ from pagewire.type.v1.sync_run_pb2 import (
 )
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
+from pagewire_runtime.logs import get_logger, ref
 from pagewire_store import ids
 from pagewire_store.columns import BIGINT, BOOL, BYTES, INT, TEXT, TIME, Bulk, micros
 from pagewire_store.database import driver
@@ -56,12 +57,18 @@ from pagewire_store.pages import PageUnknown
 from pagewire_store.projections import timestamp_micros
 from pagewire_store.trips import within
 
+log = get_logger(__name__)
+
 LEASE = timedelta(seconds=15)
 """Five of its renewals."""
 LONGEST_REPAIR = timedelta(hours=24)
 """How far a repair looks back that is asked for where no gap is known."""
 
-_CHECKPOINT_MAX = 2**20
+CHECKPOINT_BYTES = 2**20
+"""A larger one is not kept: its run goes on, and who takes it over begins where the last one was."""
+ANSWER_BYTES = 2 * 2**20
+"""Of checkpoints that are handed out at once, well within what a message may hold; and of marks
+half of it, those of the threads that were written to last."""
 _EDGES_MAX = 50
 _ITEMS_MAX = 1_000
 _THREAD_MAX = 512
@@ -394,11 +401,13 @@ _END_WITHDRAWN = text("""
     returning page_id, kind, mode, state
 """)
 
-# Somebody waits for what was asked for; scheduled ones may be as many as there are pages. A full run
-# begins with what the last one met, so that somebody can be told how long it takes.
+# Somebody waits for what was asked for; scheduled ones may be as many as there are pages. A full
+# run begins with what the last one met, so that somebody can be told how long it takes.
 _CLAIM = text(f"""
     with due as materialized (
-        select r.run_id as due_id from sync_run r
+        select r.run_id as due_id, r.origin = 'schedule' as waits, r.created_at as made_at,
+            coalesce(octet_length(r.checkpoint), 0) as size
+        from sync_run r
         where (r.state = 'queued' or (r.state = 'running' and r.lease_until <= now()))
             and not exists (
                 select from sync_run e
@@ -407,6 +416,9 @@ _CLAIM = text(f"""
                         and (e.created_at, e.run_id) < (r.created_at, r.run_id))))
         order by r.origin = 'schedule', r.created_at, r.run_id limit :at_most
         for update of r skip locked
+    ), summed as (
+        select due_id, row_number() over next as nth, sum(size) over next as sum_size from due
+        window next as (order by waits, made_at, due_id)
     ), claimed as (
         update sync_run set state = 'running', epoch = epoch + 1, lease_owner = :owner,
             lease_until = clock_timestamp() + :lease,
@@ -415,7 +427,7 @@ _CLAIM = text(f"""
                 select m.conversations from mirror m
                 where m.page_id = sync_run.page_id and m.kind = sync_run.kind), 0)
                 else expected end
-        from due where run_id = due_id
+        from summed where run_id = due_id and (nth = 1 or sum_size <= :most_bytes)
         returning {COLUMNS}, epoch, checkpoint, gap_from
     )
     select c.*, m.synced_at, m.page_sizes, p.token_version from claimed c
@@ -424,28 +436,34 @@ _CLAIM = text(f"""
     order by c.created_at, c.run_id
 """)  # noqa: S608
 
+# One that is left out is asked for once more.
 _UNREADABLE = text("""
-    select page_id, kind, thread_id, reason, updated_at from unreadable_thread
-    where page_id = any(:pages) order by page_id, thread_id
+    select page_id, kind, thread_id, reason, updated_at from (
+        select u.*, sum(octet_length(thread_id) + octet_length(reason) + 32)
+            over (order by updated_at desc nulls last, page_id, thread_id) as sum_size
+        from unreadable_thread u where page_id = any(:pages)) as marks
+    where sum_size <= :most_bytes order by page_id, thread_id
 """)
 
 
 async def claim(
     connection: AsyncConnection, owner: str, at_most: int, lease: timedelta
 ) -> list[ClaimedRun]:
-    """Runs whose turn it is, each the caller's for the lease: the oldest of its page and kind.
+    """Runs whose turn it is, each the caller's for the lease: the oldest of its page and kind;
+    fewer than `at_most` where their checkpoints are large.
 
     Two who claim at once may want two runs of one page: the second then fails by the index
     `sync_run_one_running`, and may claim again.
     """
     await _note_ends(connection, (await connection.execute(_END_WITHDRAWN)).all())
-    values = {"owner": owner, "at_most": at_most, "lease": lease}
+    values = {"owner": owner, "at_most": at_most, "lease": lease, "most_bytes": ANSWER_BYTES}
     rows = (await connection.execute(_CLAIM, values)).all()
     if not rows:
         return []
     marked: dict[tuple[str, str], list[UnreadableThread]] = defaultdict(list)
-    pages = {"pages": sorted({row.page_id for row in rows})}
-    for each in await connection.execute(_UNREADABLE, pages):
+    pages = sorted({row.page_id for row in rows})
+    marks = {"pages": pages, "most_bytes": ANSWER_BYTES // 2}
+    for each in await connection.execute(_UNREADABLE, marks):
         marked[each.page_id, each.kind].append(
             UnreadableThread(
                 thread_id=each.thread_id, reason=each.reason, update_time=each.updated_at
@@ -673,22 +691,29 @@ def _run_row(progress: RunProgress, lease: timedelta) -> tuple[Any, ...]:
         *(run.stored, run.recovered, run.unreadable, run.expected, run.budget_left_percent),
         _word_of(SyncState, "SYNC_STATE_", run.state) if ends else None,
         error,
-        progress.checkpoint or None,
+        _kept(progress),
         progress.release or ends,
         lease // timedelta(microseconds=1),
     )
+
+
+def _kept(progress: RunProgress) -> bytes | None:
+    """Its checkpoint; None leaves the one before."""
+    if len(progress.checkpoint) <= CHECKPOINT_BYTES:
+        return progress.checkpoint or None
+    log.warning("a checkpoint is too large, the one before stays", page=ref(progress.run.page_id))
+    return None
 
 
 def _mirror_row(progress: RunProgress, held: _Held, settled_after: timedelta) -> tuple[Any, ...]:
     state = progress.run.state
     reached = state in _MIRRORED and progress.HasField("synced_time")
     mends = state in _MIRRORED and held.gap_from is not None
-    met_all = state in _MIRRORED and held.mode == "full"
     return (
         *(held.page_id, held.kind),
         timestamp_micros(progress.synced_time) if reached else None,
         json.dumps(dict(progress.page_sizes)),
-        progress.run.conversations if met_all else None,
+        progress.run.conversations if reached and held.mode == "full" else None,
         state in _ENDS,
         micros(held.gap_from),
         micros(held.started_at - settled_after) if mends else None,
@@ -722,8 +747,6 @@ def _check_progress(progress: Sequence[RunProgress]) -> None:
     for each in progress:
         if each.run.state not in _ENDS | _GOES_ON:
             raise InvalidArgument("runs.run.state", "must be running, or how the run ended")
-        if len(each.checkpoint) > _CHECKPOINT_MAX:
-            raise InvalidArgument("runs.checkpoint", f"must be at most {_CHECKPOINT_MAX} bytes")
         _check_sizes(each.page_sizes)
         if not all(_is_thread(thread.thread_id) for thread in each.unreadable):
             raise InvalidArgument("runs.unreadable.thread_id", "must be an id of Graph's")

@@ -5,26 +5,28 @@ at the checkpoint. All that has changed is written down together, once a second 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
 from pagewire.store.v1 import run_service_pb2 as pb
-from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncState
+from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncRun, SyncState
 from pagewire_runtime import faults, metrics
 from pagewire_runtime.clocks import at_once
 from pagewire_runtime.errors import Refusal
 from pagewire_runtime.logs import get_logger, ref
 from pagewire_sync.board import Board
-from pagewire_sync.patience import persistently
+from pagewire_sync.patience import MAY_PASS, persistently
 from pagewire_sync.progress import Progress
 
 log = get_logger(__name__)
 
 CLAIM_WAIT = Duration(seconds=4)
 AT_ONCE = 500
+MESSAGE_BYTES = 2 * 2**20
+"""Of what is written down by one call: a message may have 5 MiB, and a run has 1.5 at the most."""
 RECORD_SECONDS = 1.0
 RENEW_SECONDS = 3.0
 """A fifth of a lease."""
@@ -60,6 +62,16 @@ class _Run:
         """Whether to write it down now."""
         changed = self.progress.version != self.recorded or self.progress.has_marks
         return changed or self.progress.has_ended or now - self.recorded_at >= RENEW_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What the store is told of a run, as it was at this version and time."""
+
+    run: _Run
+    version: int
+    report: pb.RunProgress
+    at: float
 
 
 @dataclass
@@ -147,26 +159,49 @@ class History:
         if not due:
             return
         await faults.reach("sync.page.before_save", [run.progress.page_id for run in due])
-        versions = [run.progress.version for run in due]
-        reports = [self._report(run) for run in due]
-        response = await self.store.RecordRuns(pb.RecordRunsRequest(runs=reports))
+        told = [_Told(run, run.progress.version, self._report(run), now) for run in due]
+        for part in _parted(told):
+            await self._tell(part)
+
+    async def _tell(self, told: Sequence["_Told"]) -> None:
+        """Write these down; where they are refused as they are, each by itself, so that what is
+        wrong with one keeps no other from it. Raises Refusal.
+        """
+        request = pb.RecordRunsRequest(runs=[each.report for each in told])
+        try:
+            response = await self.store.RecordRuns(request)
+        except Refusal as refusal:
+            if refusal.kind in MAY_PASS:
+                raise
+            if len(told) == 1:
+                page = ref(told[0].run.progress.page_id)
+                log.error("a run cannot be written down", page=page, reason=refusal.reason)
+                return
+            for each in told:
+                await self._tell([each])
+            return
         ended = {run.run_id: run for run in response.ended}
-        for run, version, report, verdict in zip(
-            due, versions, reports, response.verdicts, strict=True
-        ):
-            if verdict == pb.RUN_VERDICT_LOST:
-                self._lose(run)
-                continue
-            run.recorded, run.recorded_at = version, now
-            run.progress.written_down(report)
-            if report.run.state not in _GOING:
-                self._ended(run)
-                if over := ended.get(report.run.run_id):
-                    self.board.end(over)
-                continue
-            self.board.show(report.run)
-            if verdict == pb.RUN_VERDICT_CANCEL:
-                self._cancel(run)
+        for each, verdict in zip(told, response.verdicts, strict=True):
+            self._heed(each, verdict, ended.get(each.report.run.run_id))
+
+    def _heed(
+        self, told: "_Told", verdict: pb.RunVerdict.ValueType, ended: SyncRun | None
+    ) -> None:
+        """`ended` is the run as it is stored, where it has ended by this."""
+        run, report = told.run, told.report
+        if verdict == pb.RUN_VERDICT_LOST:
+            self._lose(run)
+            return
+        run.recorded, run.recorded_at = told.version, told.at
+        run.progress.written_down(report)
+        if report.run.state not in _GOING:
+            self._ended(run)
+            if ended:
+                self.board.end(ended)
+            return
+        self.board.show(report.run)
+        if verdict == pb.RUN_VERDICT_CANCEL:
+            self._cancel(run)
 
     def _report(self, run: _Run, *, release: bool = False) -> pb.RunProgress:
         left = self.left_percent(run.progress.page_id)
@@ -206,16 +241,35 @@ class History:
         await asyncio.gather(*(run.task for run in runs), return_exceptions=True)
         if not runs:
             return
-        request = pb.RecordRunsRequest(runs=[self._report(run, release=True) for run in runs])
+        told = [_Told(run, 0, self._report(run, release=True), 0.0) for run in runs]
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self.store.RecordRuns(request)
+                for part in _parted(told):
+                    request = pb.RecordRunsRequest(runs=[each.report for each in part])
+                    await self.store.RecordRuns(request)
         except (Refusal, TimeoutError):
             log.warning("runs could not be given back; their leases will lapse", count=len(runs))
 
 
+_FRAME_BYTES = 8
+"""What wraps a report in a request."""
 _GOING = (
     SyncState.SYNC_STATE_UNSPECIFIED,
     SyncState.SYNC_STATE_QUEUED,
     SyncState.SYNC_STATE_RUNNING,
 )
+
+
+def _parted(told: Sequence[_Told]) -> Iterator[Sequence[_Told]]:
+    """In calls of bounded size."""
+    part: list[_Told] = []
+    size = 0
+    for each in told:
+        own = each.report.ByteSize() + _FRAME_BYTES
+        if part and size + own > MESSAGE_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(each)
+        size += own
+    if part:
+        yield part

@@ -14,6 +14,8 @@ CLOCKS_DIFFER = timedelta(minutes=1)
 """Meta's clock and the database's are taken to be less than that apart."""
 OVERLAP = timedelta(minutes=5)
 """Incremental runs read so much again of what is mirrored: Graph shows some things late."""
+CHECKPOINT_BYTES = 2**20
+"""The store keeps no larger one."""
 MARKS_MOST = 1_000
 """Marks that the store takes at once."""
 
@@ -97,8 +99,11 @@ class Progress:
         self.version += 1
 
     def reached(self, checkpoint: bytes) -> None:
-        """All that is behind this checkpoint is stored."""
-        self.checkpoint = checkpoint
+        """All that is behind this checkpoint is stored. One that is too large to be kept leaves the
+        one before: who takes the run over does some of it again.
+        """
+        if len(checkpoint) <= CHECKPOINT_BYTES:
+            self.checkpoint = checkpoint
         self.version += 1
 
     def is_known_unreadable(self, thread_id: str, updated: float) -> bool:

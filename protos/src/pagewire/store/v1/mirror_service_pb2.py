@@ -27,15 +27,15 @@ from pagewire.type.v1 import conversation_pb2 as pagewire_dot_type_dot_v1_dot_co
 from pagewire.type.v1 import event_pb2 as pagewire_dot_type_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/store/v1/mirror_service.proto\x12\x11pagewire.store.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#pagewire/type/v1/conversation.proto\x1a\x1cpagewire/type/v1/event.proto\"\xb3\x01\n\x14MirroredConversation\x12\x16\n\x0eparticipant_id\x18\x01 \x01(\t\x12\x18\n\x10participant_name\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07snippet\x18\x05 \x01(\t\x12\x14\n\x0cunread_count\x18\x06 \x01(\x05\"\x9c\x02\n\x0fMirroredMessage\x12\x0b\n\x03mid\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12.\n\tdirection\x18\x03 \x01(\x0e\x32\x1b.pagewire.type.v1.Direction\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x31\n\x0b\x61ttachments\x18\x05 \x03(\x0b\x32\x1c.pagewire.type.v1.Attachment\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eis_unsupported\x18\x07 \x01(\x08\x12*\n\x07trigger\x18\x08 \x01(\x0e\x32\x19.pagewire.type.v1.Trigger\"\x82\x02\n\x0fMirroredComment\x12\x12\n\ncomment_id\x18\x01 \x01(\t\x12\x0f\n\x07post_id\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12\x0f\n\x07\x66rom_id\x18\x04 \x01(\t\x12\x11\n\tfrom_name\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x31\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x1c.pagewire.type.v1.Attachment\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tis_hidden\x18\t \x01(\x08\x12\x0e\n\x06is_own\x18\n \x01(\x08\"/\n\rMirroredLabel\x12\x10\n\x08label_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xb4\x02\n\x14UpsertHistoryRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12-\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\rconversations\x18\x03 \x03(\x0b\x32\'.pagewire.store.v1.MirroredConversation\x12\x34\n\x08messages\x18\x04 \x03(\x0b\x32\".pagewire.store.v1.MirroredMessage\x12\x34\n\x08\x63omments\x18\x05 \x03(\x0b\x32\".pagewire.store.v1.MirroredComment\x12\x30\n\x06labels\x18\x06 \x03(\x0b\x32 .pagewire.store.v1.MirroredLabel\"\x9f\x01\n\x15UpsertHistoryResponse\x12\x19\n\x11new_conversations\x18\x01 \x03(\x05\x12\x14\n\x0cnew_messages\x18\x02 \x03(\x05\x12\x14\n\x0cnew_comments\x18\x03 \x03(\x05\x12\x0f\n\x07\x63hanged\x18\x04 \x01(\x05\x12.\n\x07refused\x18\x05 \x03(\x0b\x32\x1d.pagewire.store.v1.RefusedRow\"d\n\nRefusedRow\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.pagewire.store.v1.RowKind\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"M\n\x14StreamHistoryRequest\x12\x35\n\x04rows\x18\x01 \x01(\x0b\x32\'.pagewire.store.v1.UpsertHistoryRequest\"Q\n\x15StreamHistoryResponse\x12\x38\n\x06result\x18\x01 \x01(\x0b\x32(.pagewire.store.v1.UpsertHistoryResponse\")\n\x13ListNamelessRequest\x12\x12\n\nmax_people\x18\x01 \x01(\x05\"I\n\x14ListNamelessResponse\x12\x31\n\x06people\x18\x01 \x03(\x0b\x32!.pagewire.store.v1.NamelessPerson\"9\n\x0eNamelessPerson\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\"B\n\x12RecordNamesRequest\x12,\n\x05names\x18\x01 \x03(\x0b\x32\x1d.pagewire.store.v1.PersonName\"C\n\nPersonName\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x15\n\x13RecordNamesResponse*~\n\x07RowKind\x12\x18\n\x14ROW_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15ROW_KIND_CONVERSATION\x10\x01\x12\x14\n\x10ROW_KIND_MESSAGE\x10\x02\x12\x14\n\x10ROW_KIND_COMMENT\x10\x03\x12\x12\n\x0eROW_KIND_LABEL\x10\x04\x32\xa2\x03\n\rMirrorService\x12\x64\n\rUpsertHistory\x12\'.pagewire.store.v1.UpsertHistoryRequest\x1a(.pagewire.store.v1.UpsertHistoryResponse\"\x00\x12h\n\rStreamHistory\x12\'.pagewire.store.v1.StreamHistoryRequest\x1a(.pagewire.store.v1.StreamHistoryResponse\"\x00(\x01\x30\x01\x12\x61\n\x0cListNameless\x12&.pagewire.store.v1.ListNamelessRequest\x1a\'.pagewire.store.v1.ListNamelessResponse\"\x00\x12^\n\x0bRecordNames\x12%.pagewire.store.v1.RecordNamesRequest\x1a&.pagewire.store.v1.RecordNamesResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pagewire/store/v1/mirror_service.proto\x12\x11pagewire.store.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#pagewire/type/v1/conversation.proto\x1a\x1cpagewire/type/v1/event.proto\"\xb3\x01\n\x14MirroredConversation\x12\x16\n\x0eparticipant_id\x18\x01 \x01(\t\x12\x18\n\x10participant_name\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07snippet\x18\x05 \x01(\t\x12\x14\n\x0cunread_count\x18\x06 \x01(\x05\"\x9c\x02\n\x0fMirroredMessage\x12\x0b\n\x03mid\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12.\n\tdirection\x18\x03 \x01(\x0e\x32\x1b.pagewire.type.v1.Direction\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x31\n\x0b\x61ttachments\x18\x05 \x03(\x0b\x32\x1c.pagewire.type.v1.Attachment\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eis_unsupported\x18\x07 \x01(\x08\x12*\n\x07trigger\x18\x08 \x01(\x0e\x32\x19.pagewire.type.v1.Trigger\"\x82\x02\n\x0fMirroredComment\x12\x12\n\ncomment_id\x18\x01 \x01(\t\x12\x0f\n\x07post_id\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12\x0f\n\x07\x66rom_id\x18\x04 \x01(\t\x12\x11\n\tfrom_name\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x31\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x1c.pagewire.type.v1.Attachment\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tis_hidden\x18\t \x01(\x08\x12\x0e\n\x06is_own\x18\n \x01(\x08\"/\n\rMirroredLabel\x12\x10\n\x08label_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"j\n\x0cStoredThread\x12\x11\n\tthread_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x12ListThreadsRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x13\n\x0bmax_threads\x18\x02 \x01(\x05\x12.\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x1f.pagewire.store.v1.StoredThread\"G\n\x13ListThreadsResponse\x12\x30\n\x07threads\x18\x01 \x03(\x0b\x32\x1f.pagewire.store.v1.StoredThread\"\xb4\x02\n\x14UpsertHistoryRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12-\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\rconversations\x18\x03 \x03(\x0b\x32\'.pagewire.store.v1.MirroredConversation\x12\x34\n\x08messages\x18\x04 \x03(\x0b\x32\".pagewire.store.v1.MirroredMessage\x12\x34\n\x08\x63omments\x18\x05 \x03(\x0b\x32\".pagewire.store.v1.MirroredComment\x12\x30\n\x06labels\x18\x06 \x03(\x0b\x32 .pagewire.store.v1.MirroredLabel\"\x9f\x01\n\x15UpsertHistoryResponse\x12\x19\n\x11new_conversations\x18\x01 \x03(\x05\x12\x14\n\x0cnew_messages\x18\x02 \x03(\x05\x12\x14\n\x0cnew_comments\x18\x03 \x03(\x05\x12\x0f\n\x07\x63hanged\x18\x04 \x01(\x05\x12.\n\x07refused\x18\x05 \x03(\x0b\x32\x1d.pagewire.store.v1.RefusedRow\"d\n\nRefusedRow\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.pagewire.store.v1.RowKind\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"M\n\x14StreamHistoryRequest\x12\x35\n\x04rows\x18\x01 \x01(\x0b\x32\'.pagewire.store.v1.UpsertHistoryRequest\"Q\n\x15StreamHistoryResponse\x12\x38\n\x06result\x18\x01 \x01(\x0b\x32(.pagewire.store.v1.UpsertHistoryResponse\")\n\x13ListNamelessRequest\x12\x12\n\nmax_people\x18\x01 \x01(\x05\"I\n\x14ListNamelessResponse\x12\x31\n\x06people\x18\x01 \x03(\x0b\x32!.pagewire.store.v1.NamelessPerson\"9\n\x0eNamelessPerson\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\"B\n\x12RecordNamesRequest\x12,\n\x05names\x18\x01 \x03(\x0b\x32\x1d.pagewire.store.v1.PersonName\"C\n\nPersonName\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x15\n\x13RecordNamesResponse*~\n\x07RowKind\x12\x18\n\x14ROW_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15ROW_KIND_CONVERSATION\x10\x01\x12\x14\n\x10ROW_KIND_MESSAGE\x10\x02\x12\x14\n\x10ROW_KIND_COMMENT\x10\x03\x12\x12\n\x0eROW_KIND_LABEL\x10\x04\x32\x82\x04\n\rMirrorService\x12\x64\n\rUpsertHistory\x12\'.pagewire.store.v1.UpsertHistoryRequest\x1a(.pagewire.store.v1.UpsertHistoryResponse\"\x00\x12h\n\rStreamHistory\x12\'.pagewire.store.v1.StreamHistoryRequest\x1a(.pagewire.store.v1.StreamHistoryResponse\"\x00(\x01\x30\x01\x12^\n\x0bListThreads\x12%.pagewire.store.v1.ListThreadsRequest\x1a&.pagewire.store.v1.ListThreadsResponse\"\x00\x12\x61\n\x0cListNameless\x12&.pagewire.store.v1.ListNamelessRequest\x1a\'.pagewire.store.v1.ListNamelessResponse\"\x00\x12^\n\x0bRecordNames\x12%.pagewire.store.v1.RecordNamesRequest\x1a&.pagewire.store.v1.RecordNamesResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pagewire.store.v1.mirror_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROWKIND']._serialized_start=2014
-  _globals['_ROWKIND']._serialized_end=2140
+  _globals['_ROWKIND']._serialized_start=2303
+  _globals['_ROWKIND']._serialized_end=2429
   _globals['_MIRROREDCONVERSATION']._serialized_start=162
   _globals['_MIRROREDCONVERSATION']._serialized_end=341
   _globals['_MIRROREDMESSAGE']._serialized_start=344
@@ -44,28 +44,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MIRROREDCOMMENT']._serialized_end=889
   _globals['_MIRROREDLABEL']._serialized_start=891
   _globals['_MIRROREDLABEL']._serialized_end=938
-  _globals['_UPSERTHISTORYREQUEST']._serialized_start=941
-  _globals['_UPSERTHISTORYREQUEST']._serialized_end=1249
-  _globals['_UPSERTHISTORYRESPONSE']._serialized_start=1252
-  _globals['_UPSERTHISTORYRESPONSE']._serialized_end=1411
-  _globals['_REFUSEDROW']._serialized_start=1413
-  _globals['_REFUSEDROW']._serialized_end=1513
-  _globals['_STREAMHISTORYREQUEST']._serialized_start=1515
-  _globals['_STREAMHISTORYREQUEST']._serialized_end=1592
-  _globals['_STREAMHISTORYRESPONSE']._serialized_start=1594
-  _globals['_STREAMHISTORYRESPONSE']._serialized_end=1675
-  _globals['_LISTNAMELESSREQUEST']._serialized_start=1677
-  _globals['_LISTNAMELESSREQUEST']._serialized_end=1718
-  _globals['_LISTNAMELESSRESPONSE']._serialized_start=1720
-  _globals['_LISTNAMELESSRESPONSE']._serialized_end=1793
-  _globals['_NAMELESSPERSON']._serialized_start=1795
-  _globals['_NAMELESSPERSON']._serialized_end=1852
-  _globals['_RECORDNAMESREQUEST']._serialized_start=1854
-  _globals['_RECORDNAMESREQUEST']._serialized_end=1920
-  _globals['_PERSONNAME']._serialized_start=1922
-  _globals['_PERSONNAME']._serialized_end=1989
-  _globals['_RECORDNAMESRESPONSE']._serialized_start=1991
-  _globals['_RECORDNAMESRESPONSE']._serialized_end=2012
-  _globals['_MIRRORSERVICE']._serialized_start=2143
-  _globals['_MIRRORSERVICE']._serialized_end=2561
+  _globals['_STOREDTHREAD']._serialized_start=940
+  _globals['_STOREDTHREAD']._serialized_end=1046
+  _globals['_LISTTHREADSREQUEST']._serialized_start=1048
+  _globals['_LISTTHREADSREQUEST']._serialized_end=1154
+  _globals['_LISTTHREADSRESPONSE']._serialized_start=1156
+  _globals['_LISTTHREADSRESPONSE']._serialized_end=1227
+  _globals['_UPSERTHISTORYREQUEST']._serialized_start=1230
+  _globals['_UPSERTHISTORYREQUEST']._serialized_end=1538
+  _globals['_UPSERTHISTORYRESPONSE']._serialized_start=1541
+  _globals['_UPSERTHISTORYRESPONSE']._serialized_end=1700
+  _globals['_REFUSEDROW']._serialized_start=1702
+  _globals['_REFUSEDROW']._serialized_end=1802
+  _globals['_STREAMHISTORYREQUEST']._serialized_start=1804
+  _globals['_STREAMHISTORYREQUEST']._serialized_end=1881
+  _globals['_STREAMHISTORYRESPONSE']._serialized_start=1883
+  _globals['_STREAMHISTORYRESPONSE']._serialized_end=1964
+  _globals['_LISTNAMELESSREQUEST']._serialized_start=1966
+  _globals['_LISTNAMELESSREQUEST']._serialized_end=2007
+  _globals['_LISTNAMELESSRESPONSE']._serialized_start=2009
+  _globals['_LISTNAMELESSRESPONSE']._serialized_end=2082
+  _globals['_NAMELESSPERSON']._serialized_start=2084
+  _globals['_NAMELESSPERSON']._serialized_end=2141
+  _globals['_RECORDNAMESREQUEST']._serialized_start=2143
+  _globals['_RECORDNAMESREQUEST']._serialized_end=2209
+  _globals['_PERSONNAME']._serialized_start=2211
+  _globals['_PERSONNAME']._serialized_end=2278
+  _globals['_RECORDNAMESRESPONSE']._serialized_start=2280
+  _globals['_RECORDNAMESRESPONSE']._serialized_end=2301
+  _globals['_MIRRORSERVICE']._serialized_start=2432
+  _globals['_MIRRORSERVICE']._serialized_end=2946
 # @@protoc_insertion_point(module_scope)

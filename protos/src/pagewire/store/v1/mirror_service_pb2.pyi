@@ -241,6 +241,94 @@ class MirroredLabel(_message.Message):
 Global___MirroredLabel: _TypeAlias = MirroredLabel  # noqa: Y015
 
 @_typing.final
+class StoredThread(_message.Message):
+    """StoredThread is a thread that is stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THREAD_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    thread_id: _builtins.str
+    """Graph's id of it."""
+    participant_id: _builtins.str
+    """The person."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was written to last, as far as is known here."""
+
+    def __init__(
+        self,
+        *,
+        thread_id: _builtins.str = ...,
+        participant_id: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id", "thread_id", b"thread_id", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredThread: _TypeAlias = StoredThread  # noqa: Y015
+
+@_typing.final
+class ListThreadsRequest(_message.Message):
+    """ListThreadsRequest asks for threads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_ID_FIELD_NUMBER: _builtins.int
+    MAX_THREADS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    page_id: _builtins.str
+    """The page."""
+    max_threads: _builtins.int
+    """How many at the most: 1 to 1,000."""
+    @_builtins.property
+    def after(self) -> Global___StoredThread:
+        """The last one of the answer before; absent for the newest."""
+
+    def __init__(
+        self,
+        *,
+        page_id: _builtins.str = ...,
+        max_threads: _builtins.int = ...,
+        after: Global___StoredThread | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "max_threads", b"max_threads", "page_id", b"page_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListThreadsRequest: _TypeAlias = ListThreadsRequest  # noqa: Y015
+
+@_typing.final
+class ListThreadsResponse(_message.Message):
+    """ListThreadsResponse holds some of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THREADS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def threads(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredThread]:
+        """Newest first; none at the end."""
+
+    def __init__(
+        self,
+        *,
+        threads: _abc.Iterable[Global___StoredThread] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["threads", b"threads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListThreadsResponse: _TypeAlias = ListThreadsResponse  # noqa: Y015
+
+@_typing.final
 class UpsertHistoryRequest(_message.Message):
     """UpsertHistoryRequest holds rows of one page."""
 

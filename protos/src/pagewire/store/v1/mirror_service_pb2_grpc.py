@@ -45,6 +45,11 @@ class MirrorServiceStub:
                 request_serializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.StreamHistoryRequest.SerializeToString,
                 response_deserializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.StreamHistoryResponse.FromString,
                 _registered_method=True)
+        self.ListThreads = channel.unary_unary(
+                '/pagewire.store.v1.MirrorService/ListThreads',
+                request_serializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.ListThreadsRequest.SerializeToString,
+                response_deserializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.ListThreadsResponse.FromString,
+                _registered_method=True)
         self.ListNameless = channel.unary_unary(
                 '/pagewire.store.v1.MirrorService/ListNameless',
                 request_serializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.ListNamelessRequest.SerializeToString,
@@ -76,8 +81,15 @@ class MirrorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListThreads(self, request, context):
+        """Lists the threads that are stored of a page, newest first: for a page whose own list Graph does not give. INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNameless(self, request, context):
-        """Lists people who wrote and whose names are not known, the ones waiting longest first; each is handed out once an hour at most.
+        """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +114,11 @@ def add_MirrorServiceServicer_to_server(servicer, server):
                     servicer.StreamHistory,
                     request_deserializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.StreamHistoryRequest.FromString,
                     response_serializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.StreamHistoryResponse.SerializeToString,
+            ),
+            'ListThreads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListThreads,
+                    request_deserializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.ListThreadsRequest.FromString,
+                    response_serializer=pagewire_dot_store_dot_v1_dot_mirror__service__pb2.ListThreadsResponse.SerializeToString,
             ),
             'ListNameless': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNameless,
@@ -169,6 +186,33 @@ class MirrorService:
             '/pagewire.store.v1.MirrorService/StreamHistory',
             pagewire_dot_store_dot_v1_dot_mirror__service__pb2.StreamHistoryRequest.SerializeToString,
             pagewire_dot_store_dot_v1_dot_mirror__service__pb2.StreamHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListThreads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pagewire.store.v1.MirrorService/ListThreads',
+            pagewire_dot_store_dot_v1_dot_mirror__service__pb2.ListThreadsRequest.SerializeToString,
+            pagewire_dot_store_dot_v1_dot_mirror__service__pb2.ListThreadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

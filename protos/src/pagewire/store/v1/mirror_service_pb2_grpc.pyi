@@ -39,8 +39,10 @@ class MirrorServiceStub:
     """
     StreamHistory: _grpc.StreamStreamMultiCallable[_mirror_service_pb2.StreamHistoryRequest, _mirror_service_pb2.StreamHistoryResponse]
     """The same for more rows than a message holds: an answer a request, in order."""
+    ListThreads: _grpc.UnaryUnaryMultiCallable[_mirror_service_pb2.ListThreadsRequest, _mirror_service_pb2.ListThreadsResponse]
+    """Lists the threads that are stored of a page, newest first: for a page whose own list Graph does not give. INVALID_ARGUMENT."""
     ListNameless: _grpc.UnaryUnaryMultiCallable[_mirror_service_pb2.ListNamelessRequest, _mirror_service_pb2.ListNamelessResponse]
-    """Lists people who wrote and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
+    """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
     RecordNames: _grpc.UnaryUnaryMultiCallable[_mirror_service_pb2.RecordNamesRequest, _mirror_service_pb2.RecordNamesResponse]
     """Writes names down."""
 
@@ -55,8 +57,10 @@ class MirrorServiceAsyncStub(MirrorServiceStub):
     """
     StreamHistory: _aio.StreamStreamMultiCallable[_mirror_service_pb2.StreamHistoryRequest, _mirror_service_pb2.StreamHistoryResponse]  # type: ignore[assignment]
     """The same for more rows than a message holds: an answer a request, in order."""
+    ListThreads: _aio.UnaryUnaryMultiCallable[_mirror_service_pb2.ListThreadsRequest, _mirror_service_pb2.ListThreadsResponse]  # type: ignore[assignment]
+    """Lists the threads that are stored of a page, newest first: for a page whose own list Graph does not give. INVALID_ARGUMENT."""
     ListNameless: _aio.UnaryUnaryMultiCallable[_mirror_service_pb2.ListNamelessRequest, _mirror_service_pb2.ListNamelessResponse]  # type: ignore[assignment]
-    """Lists people who wrote and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
+    """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
     RecordNames: _aio.UnaryUnaryMultiCallable[_mirror_service_pb2.RecordNamesRequest, _mirror_service_pb2.RecordNamesResponse]  # type: ignore[assignment]
     """Writes names down."""
 
@@ -82,12 +86,20 @@ class MirrorServiceServicer(metaclass=_abc_1.ABCMeta):
         """The same for more rows than a message holds: an answer a request, in order."""
 
     @_abc_1.abstractmethod
+    def ListThreads(
+        self,
+        request: _mirror_service_pb2.ListThreadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mirror_service_pb2.ListThreadsResponse, _abc.Awaitable[_mirror_service_pb2.ListThreadsResponse]]:
+        """Lists the threads that are stored of a page, newest first: for a page whose own list Graph does not give. INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
     def ListNameless(
         self,
         request: _mirror_service_pb2.ListNamelessRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mirror_service_pb2.ListNamelessResponse, _abc.Awaitable[_mirror_service_pb2.ListNamelessResponse]]:
-        """Lists people who wrote and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
+        """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
 
     @_abc_1.abstractmethod
     def RecordNames(
