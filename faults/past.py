@@ -15,18 +15,21 @@ from pagewire_simulator.client import AccountView
 
 ENDED = ("succeeded", "partial", "failed", "cancelled")
 MESSAGES = "select mid, text, created_at from message where page_id = %s"
-A_PAGE = 5
-"""Conversations that a call shows: so that a run takes several."""
+CONVERSATIONS, A_PAGE = 30, 5
+"""So many a page has, and so many a call shows."""
 
 
-async def with_a_past(rig: Rig, conversations: int = 30, messages: int = 4) -> AccountView:
-    """A page of its own, connected, whose list of conversations is longer than a call shows."""
+async def with_a_past(rig: Rig) -> AccountView:
+    """A page of its own, connected."""
     page = await connect(rig)
-    await rig.meta.create_history(
-        page.id, conversations=conversations, messages=messages, unsupported=0
-    )
-    await rig.meta.change_account(page.id, reading={"limit_max": A_PAGE})
+    await give_a_past(rig, page.id)
     return page
+
+
+async def give_a_past(rig: Rig, page: str) -> None:
+    """From now on its list of conversations is longer than a call shows."""
+    await rig.meta.create_history(page, conversations=CONVERSATIONS, messages=4, unsupported=0)
+    await rig.meta.change_account(page, reading={"limit_max": A_PAGE})
 
 
 async def begin(rig: Rig, page: str) -> str:

@@ -736,6 +736,14 @@ def test_what_was_delivered_byte_for_byte_is_no_phantom() -> None:
     assert check(run.evidence(given=frozenset({(PAGE, "read:2001:5")}))) == []
 
 
+def test_a_message_that_meta_has_from_before_is_no_phantom() -> None:
+    run = good_run()
+    run.messages.append(replace(run.messages[0], mid="m_past"))
+
+    assert broken(run.evidence()) == {"I11"}
+    assert check(run.evidence(past=frozenset({(PAGE, "m_past")}))) == []
+
+
 def test_a_reply_that_nobody_decided_is_caught() -> None:
     run = good_run()
     reply = run.enqueue(replace(run.events[0], event_id=77), event_id=77)

@@ -5,6 +5,7 @@ import json
 import ssl
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pagewire.store.v1.outbox_service_pb2 import ClaimedReply
@@ -12,7 +13,7 @@ from pagewire.type.v1.page_pb2 import Login
 from pagewire.type.v1.reply_pb2 import ReplyKind
 from pagewire_runtime.tls import Tls
 from pagewire_sync.budget import Budget
-from pagewire_sync.graph import App, Credentials, Graph, Hosts, NotSent, open_client
+from pagewire_sync.graph import App, Credentials, Graph, Hosts, NotSent, open_transport
 from pagewire_sync.labels import Labels
 from tests.support.authority import Authority
 from tests.support.rawgraph import Behaviour, answering, http, listening, raw_graph
@@ -21,8 +22,8 @@ APP = App(app_id="880000000000010", secret="app-secret", instagram_secret="insta
 PAGE = Credentials("104", "104", Login.LOGIN_FACEBOOK, "EAAtoken", 1)
 
 
-def graph_at(url: str, client: object) -> Graph:
-    return Graph(client, Hosts(url, url, "v25.0"), APP, Budget())  # type: ignore[arg-type]
+def graph_at(url: str, transport: httpx.AsyncBaseTransport) -> Graph:
+    return Graph(transport, Hosts(url, url, "v25.0"), APP, Budget())
 
 
 def one_after_another(*answers: bytes) -> Behaviour:
@@ -50,11 +51,11 @@ async def test_of_the_next_page_only_the_cursor_is_used_and_never_the_address() 
         }
         second = {"data": [{"id": "1", "page_label_name": "lead"}]}
         answers = [http(json.dumps(each).encode()) for each in (first, second, {"success": True})]
-        async with raw_graph(one_after_another(*answers)) as server, open_client() as client:
+        async with raw_graph(one_after_another(*answers)) as server, open_transport() as transport:
             wanted = ClaimedReply(
                 kind=ReplyKind.REPLY_KIND_ADD_LABEL, label="lead", person_id="7", page_id="104"
             )
-            await Labels(graph_at(server.url, client)).apply(PAGE, wanted, at_once)
+            await Labels(graph_at(server.url, transport)).apply(PAGE, wanted, at_once)
 
     assert elsewhere.requests == []
     assert [each.line.split("?")[0] for each in server.requests] == [
@@ -88,9 +89,9 @@ async def asked_over_tls(context: ssl.SSLContext) -> tuple[bool, int]:
     server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
     url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
     sent = True
-    async with server, open_client() as client:
+    async with server, open_transport() as transport:
         try:
-            await graph_at(url, client).post(PAGE, "104", "messages", {}, operation="send")
+            await graph_at(url, transport).post(PAGE, "104", "messages", {}, operation="send")
         except NotSent:
             sent = False
     return sent, len(read)
@@ -143,8 +144,8 @@ async def test_a_proxy_of_the_environment_sees_nothing(monkeypatch: pytest.Monke
     async with listening(proxy) as port, raw_graph(fine) as server:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-        async with open_client() as client:
-            await graph_at(server.url, client).post(PAGE, "104", "messages", {}, operation="send")
+        async with open_transport() as transport:
+            await graph_at(server.url, transport).post(PAGE, "104", "messages", {}, operation="send")
 
     assert seen == []
     assert len(server.requests) == 1

@@ -230,7 +230,8 @@ async def test_debug_token_tells_a_tokens_state_and_counts_no_token_in_the_url(
     assert (valid["is_valid"], valid["app_id"], valid["expires_at"]) == (True, APP.id, 0)
     assert expired["is_valid"] is False
     assert expired["error"]["subcode"] == 463
-    assert (await simulator.summary()).tokens_in_urls == 0
+    summary = await simulator.summary()
+    assert (summary.tokens_in_urls, summary.input_tokens) == (0, 2)
 
 
 async def test_outside_the_window_only_human_agent_is_taken_and_only_for_a_week(

@@ -116,9 +116,9 @@ def test_each_reason_not_to_answer_bars_by_itself(
 @pytest.mark.parametrize("first", range(len(BARS)))
 def test_of_several_reasons_the_first_of_the_order_holds(first: int) -> None:
     fields: dict[str, Any] = {}
-    for _, given, _ in reversed(BARS[first:]):  # an event has one source, and one time
-        fields |= given
-    known = {name: value for _, _, given in BARS[first:] for name, value in given.items()}
+    for _, said, _ in reversed(BARS[first:]):  # an event has one source, and one time
+        fields |= said
+    known = {name: value for _, _, found in BARS[first:] for name, value in found.items()}
 
     bar = bars(facts(event(**fields), **known), NOW)
 

@@ -195,4 +195,4 @@ def test_a_batch_of_nothing_is_nothing() -> None:
 
     assert not empty
     assert not Batch([], [[], []])
-    assert list(empty.singly()) == []
+    assert list(empty.halves()) == []

@@ -132,6 +132,21 @@ async def test_only_what_was_not_there_is_said_to_be_new(
     assert answer.changed == 1
 
 
+@pytest.mark.parametrize(("count", "by_copy"), [(4_000, False), (5_200, True)])
+async def test_a_large_call_goes_by_copy_and_is_stored_whole(
+    pools: Pools, database: Database, count: int, by_copy: bool
+) -> None:
+    mids = [f"m_{number:05}" for number in range(count)]
+    rows = history(conversations=[thread()], messages=[shown(mid) for mid in mids])
+
+    answer = await make_mirror(pools).upsert(rows)
+
+    staged = await database.rows("select 1 from pg_class where relname = 'mirrored_message'")
+    assert bool(staged) == by_copy
+    assert list(answer.new_messages) == list(range(count))
+    assert await database.rows("select count(*) from message") == [(count,)]
+
+
 @pytest.mark.parametrize("staged_from", [1, 1_000], ids=["by COPY", "by arrays"])
 async def test_what_is_stored_as_it_is_costs_no_write(
     pools: Pools, database: Database, staged_from: int

@@ -25,6 +25,7 @@ NOW = 1_767_312_000.0
 INVALID_CURSOR = Failed(GraphError(Failure.PARAMETER, 400, 2642))
 REDUCE = Failed(GraphError(Failure.SHRINK, 500, 1))
 UNKNOWN = Failed(GraphError(Failure.TRANSIENT, 500, 1))
+UNAVAILABLE = Failed(GraphError(Failure.TRANSIENT, 500, 2))
 MISSING = Failed(GraphError(Failure.PARAMETER, 400, 100, 33))
 TOKEN_DEAD = Failed(GraphError(Failure.TOKEN, 400, 190, 463))
 
@@ -78,6 +79,8 @@ class FakeInbox:
     failing: dict[int, Failed] = field(default_factory=dict)
     """Calls by number that end otherwise."""
     circles: bool = False
+    high_volume: bool = False
+    """The list fails, whatever is asked of it; single threads are shown."""
     malformed: str = ""
     """A thread whose messages are no list."""
     now: float = NOW
@@ -133,6 +136,8 @@ class FakeInbox:
         return self._done(self._thread(found, wanted))
 
     def _list(self, params: Mapping[str, str]) -> Outcome:
+        if self.high_volume:
+            return UNAVAILABLE
         limit, fields = int(params["limit"]), params["fields"]
         nested = _nested(fields)
         if limit * nested > self.weight:
@@ -250,6 +255,27 @@ class FakeMirror:
             assert row.participant_id in self.conversations
         self.repeated += len(request.messages) - len(response.new_messages)
         return response
+
+    async def ListThreads(
+        self, request: mirror_pb.ListThreadsRequest
+    ) -> mirror_pb.ListThreadsResponse:
+        assert request.page_id == PAGE
+        stored = [
+            mirror_pb.StoredThread(
+                thread_id=each.thread_id,
+                participant_id=each.participant_id,
+                update_time=each.update_time,
+            )
+            for each in self.conversations.values()
+        ]
+        stored.sort(key=_place)
+        if request.HasField("after"):
+            stored = [each for each in stored if _place(each) > _place(request.after)]
+        return mirror_pb.ListThreadsResponse(threads=stored[: request.max_threads])
+
+
+def _place(thread: mirror_pb.StoredThread) -> tuple[int, str]:
+    return -thread.update_time.seconds, thread.participant_id
 
 
 def _new(kept: dict[str, Any], rows: Sequence[Any], name: str) -> list[int]:

@@ -66,7 +66,11 @@ def history(*, read: float = READ, **fields: Any) -> UpsertHistoryRequest:
 
 def make_mirror(pools: Pools, **others: Any) -> Mirror:
     """One by whose clock it is an hour after noon, in chunks of 500."""
-    values: dict[str, Any] = {"chunk_rows": 500, "clock": (NOON + timedelta(hours=1)).timestamp}
+    values: dict[str, Any] = {
+        "chunk_rows": 500,
+        "large_chunk_rows": 2_500,
+        "clock": (NOON + timedelta(hours=1)).timestamp,
+    }
     return Mirror(pools.mirror, **(values | others))
 
 

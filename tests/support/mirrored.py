@@ -34,6 +34,13 @@ class Mirrored:
         started = [await self.start(page, mode=mode, kind=kind) for page in pages]
         return [await self.ended(run_id) for run_id in started]
 
+    async def sync_all(self, pages: Collection[AccountView]) -> list[dict[str, Any]]:
+        """What is new of every connected page, begun at one moment; the runs of these, ended."""
+        begun = await self.live.post("/api/conversations/sync-all", {"mode": "incremental"})
+        runs = [await self.ended(run_id) for run_id in begun["run_ids"]]
+        of_page = {run["page_id"]: run for run in runs}
+        return [of_page[page.id] for page in pages]
+
     async def start(
         self, page: AccountView, *, mode: str = "full", kind: str = "conversations"
     ) -> str:

@@ -14,9 +14,11 @@ from pagewire_sync.progress import Progress
 from tests.support.inbox import (
     NOW,
     TOKEN_DEAD,
+    UNAVAILABLE,
     FakeInbox,
     FakeIngest,
     FakeMirror,
+    FakeThread,
     claimed,
     credentials,
     inbox,
@@ -115,6 +117,64 @@ async def test_a_run_with_a_thread_that_cannot_be_read_is_partial_and_moves_the_
     assert ended(progress) == (PARTIAL, "threads_unreadable")
     assert progress.report().HasField("synced_time")
     assert [each.thread_id for each in progress.report().unreadable] == ["t_0003"]
+
+
+async def test_where_graph_gives_no_list_the_threads_that_are_known_are_read_singly() -> None:
+    graph, mirror = inbox(700, *[30] * 60), FakeMirror()
+    await mirrored(graph, mirror)
+    graph.high_volume = True
+    for at, thread in enumerate(graph.threads):
+        thread.messages.append((f"m_late_{at}", NOW + 60, True))
+    unknown = FakeThread("t_9999", [("m_unknown", NOW + 60, True)])
+    graph.threads.append(unknown)
+
+    progress = await mirrored(graph, mirror)
+
+    assert ended(progress) == (PARTIAL, "list_unavailable")
+    assert not progress.report().HasField("synced_time")
+    assert {f"m_late_{at}" for at in range(61)} <= mirror.messages.keys()
+    assert "m_unknown" not in mirror.messages
+    assert progress.run.conversations == 61
+
+
+async def test_news_without_a_list_are_those_of_the_newest_hundred_threads() -> None:
+    graph, mirror = inbox(*[2] * 150), FakeMirror()
+    await mirrored(graph, mirror)
+    graph.high_volume = True
+    for at, thread in enumerate(graph.threads):
+        thread.messages.append((f"m_late_{at}", NOW + 60, True))
+
+    progress = await mirrored(graph, mirror, mode=INCREMENTAL, synced=NOW)
+
+    late = {mid for mid in mirror.messages if mid.startswith("m_late")}
+    assert ended(progress) == (PARTIAL, "list_unavailable")
+    assert late == {f"m_late_{at}" for at in range(100)}
+
+
+@pytest.mark.parametrize("repair", [False, True])
+async def test_without_a_list_a_page_of_which_nothing_is_known_and_a_repair_fail(
+    repair: bool,
+) -> None:
+    graph, mirror = inbox(*[2] * 5), FakeMirror()
+    how: dict[str, Any] = {}
+    if repair:
+        await mirrored(graph, mirror)
+        how = {"mode": INCREMENTAL, "synced": NOW, "gap": NOW - 900}
+    graph.high_volume = True
+
+    progress = await mirrored(graph, mirror, **how)
+
+    assert ended(progress) == (FAILED, "graph_unavailable")
+
+
+async def test_a_graph_that_fails_on_single_threads_too_ends_the_run() -> None:
+    graph, mirror = inbox(*[2] * 5), FakeMirror()
+    await mirrored(graph, mirror)
+    graph.failing = dict.fromkeys(range(graph.calls, 999), UNAVAILABLE)
+
+    progress = await mirrored(graph, mirror)
+
+    assert ended(progress) == (FAILED, "graph_unavailable")
 
 
 @pytest.mark.parametrize(

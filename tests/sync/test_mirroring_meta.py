@@ -9,6 +9,7 @@ from pagewire.type.v1.conversation_pb2 import Direction
 from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncState
 from pagewire_simulator.client import AccountView
 from pagewire_sync.batches import Batches
+from pagewire_sync.budget import Budget, Product, Rate
 from pagewire_sync.credentials import CredentialCache
 from pagewire_sync.failures import GraphError
 from pagewire_sync.graph import Credentials
@@ -27,7 +28,11 @@ async def no_pause(seconds: float) -> None:
     await asyncio.sleep(0)
 
 
-async def mirrored(meta: Meta, account: AccountView, **of: Any) -> tuple[Progress, FakeMirror]:
+async def mirrored(
+    meta: Meta, account: AccountView, mirror: FakeMirror | None = None, **of: Any
+) -> tuple[Progress, FakeMirror]:
+    """A run, without Meta's limits and without pauses."""
+
     async def token_died(credentials: Credentials, error: GraphError) -> None:
         raise AssertionError("no token died")
 
@@ -35,8 +40,9 @@ async def mirrored(meta: Meta, account: AccountView, **of: Any) -> tuple[Progres
     run = claimed(**of)
     run.run.page_id = account.id
     run.token_version = 1
-    progress, mirror = Progress.of(run), FakeMirror()
-    reads = Reads(Batches(meta.graph), meta.budget, token_died=token_died)
+    progress, mirror = Progress.of(run), mirror or FakeMirror()
+    budget = Budget(dict.fromkeys(Product, Rate(1_000, 1)))
+    reads = Reads(Batches(meta.graph), budget, token_died=token_died, jitter=lambda _: 0.0)
     tokens = CredentialCache(meta.pages)
     await Mirroring(reads, tokens, mirror, FakeIngest(), sleep=no_pause).mirror(progress)
     return progress, mirror
@@ -119,3 +125,21 @@ async def test_comments_with_long_lists_and_replies_are_those_of_the_truth(
     assert len(there) > 900
     assert sum(hidden for _, _, _, hidden, _, _ in kept.values()) == 2
     assert any(is_own for _, _, _, _, is_own, _ in kept.values())
+
+
+async def test_of_a_page_with_very_much_traffic_the_known_threads_are_read_by_themselves(
+    meta: Meta,
+) -> None:
+    account = await meta.page()
+    await meta.simulator.create_history(account.id, conversations=12, messages=30)
+    _, mirror = await mirrored(meta, account)
+    person = next(iter(mirror.conversations))
+    said = await meta.simulator.say(account.id, "in the rush", person=person)
+    await meta.simulator.change_account(account.id, reading={"high_volume": True})
+
+    progress, _ = await mirrored(meta, account, mirror)
+
+    assert progress.run.state == SyncState.SYNC_STATE_PARTIAL
+    assert progress.run.error == "list_unavailable"
+    assert progress.run.conversations == 12
+    assert mirror.messages[said.mid or ""].text == "in the rush"

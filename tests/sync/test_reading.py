@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pagewire_runtime import metrics
-from pagewire_sync.batches import Weight
+from pagewire_sync.batches import IN_FLIGHT, Weight
 from pagewire_sync.budget import STOP_SECONDS, Product
 from pagewire_sync.failures import Failure
 from pagewire_sync.graph import ANSWER_BYTES, Credentials
@@ -440,6 +440,51 @@ async def test_of_one_page_so_many_are_on_their_way_and_a_slow_one_holds_up_no_o
 
     assert on_their_way == 4
     assert took == pytest.approx(0.25)
+
+
+@in_virtual_time
+async def test_forty_pages_whose_reads_stall_delay_no_other_page() -> None:
+    async def stalls(asked: Asked) -> Said:
+        await asyncio.sleep(0 if asked.node == "999" else 3_600)
+        return Said()
+
+    reading = upon(FakeGraph(behave=stalls))
+    stalled = [
+        asyncio.create_task(get_many(reading, page(str(100 + number)), 60)) for number in range(40)
+    ]
+    took = []
+    for number in range(20):
+        await asyncio.sleep(6.1)
+        begun = now()
+        await get(reading, page("999"), number)
+        took.append(round(now() - begun, 3))
+    for each in stalled:
+        each.cancel()
+    await asyncio.gather(*stalled, return_exceptions=True)
+
+    assert took == [reading.graph.latency] * 20
+    assert reading.graph.most_at_once < IN_FLIGHT
+
+
+@in_virtual_time
+async def test_a_page_has_more_on_its_way_again_once_others_have_less() -> None:
+    graph = FakeGraph(latency=30)
+    reading = upon(graph, in_flight=64)
+    others = [
+        asyncio.create_task(get_many(reading, page(str(105 + number)), 4)) for number in range(10)
+    ]
+    mine = asyncio.create_task(get_many(reading, page("104"), 60))
+    await asyncio.sleep(20)
+    beside_others = sum("/104/" in str(request.url) for request in graph.requests)
+    await asyncio.gather(*others)
+    graph.most_at_once = 0
+    await asyncio.sleep(60)
+    alone = graph.most_at_once
+    await mine
+
+    assert 1 <= beside_others < alone
+    assert alone == 64 // 9, "an eighth of what is free beside them"
+    assert len(graph.asked) == 100
 
 
 @in_virtual_time

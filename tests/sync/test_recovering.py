@@ -45,6 +45,12 @@ async def test_webhooks_have_two_minutes_of_grace() -> None:
     assert store.deliveries == []
 
 
+async def test_a_gap_begins_with_the_second_in_which_it_begins_as_graph_tells_no_less() -> None:
+    store = FakeIngest()
+
+    assert await recovering(store, NOW - 300 + 0.9).tell([thread(NOW - 300, NOW - 301)]) == 1
+
+
 async def test_what_the_page_wrote_is_no_event() -> None:
     store = FakeIngest()
 

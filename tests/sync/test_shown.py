@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pagewire.type.v1.conversation_pb2 import Direction
 from pagewire.type.v1.event_pb2 import Trigger
 from pagewire_sync.shown import (
+    CURSOR_MAX,
     TEXT_MAX_BYTES,
     Refused,
     Unshown,
@@ -247,6 +248,17 @@ def test_what_is_no_list_is_told_as_such(body: Any) -> None:
 def test_a_list_that_goes_on_without_a_cursor_is_not_taken_for_its_end(cursors: Any) -> None:
     with pytest.raises(Unshown, match="cursor_missing"):
         edge_of({"data": [], "paging": {"next": "x", "cursors": cursors}})
+
+
+@pytest.mark.parametrize(("length", "taken"), [(CURSOR_MAX, True), (CURSOR_MAX + 1, False)])
+def test_a_cursor_is_no_longer_than_a_checkpoint_can_bear(length: int, taken: bool) -> None:
+    body = {"data": [], "paging": {"next": "x", "cursors": {"after": "c" * length}}}
+
+    if taken:
+        assert edge_of(body).after == "c" * length
+    else:
+        with pytest.raises(Unshown, match="cursor_missing"):
+            edge_of(body)
 
 
 JSON = st.recursive(

@@ -49,6 +49,22 @@ async def pages_with_a_past(
     return pages
 
 
+async def mirrored_with_news(mirrored: Mirrored, count: int) -> list[AccountView]:
+    """So many pages and no other, mirrored whole; to each somebody has written since."""
+    live = mirrored.live
+    for other in (await live.get("/api/pages?page_size=1000"))["pages"]:
+        await live.operator.delete(f"/api/pages/{other['page_id']}")
+    pages = await pages_with_a_past(mirrored, count, conversations=3, messages=2)
+    await mirrored.sync(*pages)
+    known = [(await live.meta.truth(page.id)).conversations[0] for page in pages]
+    news = [
+        Say(account=page.id, person=thread.person_id, text="news", silently=True)
+        for page, thread in zip(pages, known, strict=True)
+    ]
+    await live.meta.acts(news)
+    return pages
+
+
 async def wasted(mirrored: Mirrored, page: AccountView) -> int:
     """Calls that brought nothing."""
     return sum(call.answer != "normal" for call in await mirrored.calls(page))
@@ -74,7 +90,7 @@ async def test_a_page_that_cannot_be_read_stops_no_other(
         assert await wasted(mirrored, page) == 0
 
 
-async def test_sync_that_is_killed_in_the_middle_goes_on_and_stores_nothing_twice(
+async def test_f14_sync_that_is_killed_in_the_middle_goes_on_and_stores_nothing_twice(
     mirrored: Mirrored,
 ) -> None:
     live = mirrored.live
@@ -142,18 +158,22 @@ async def test_a_page_with_a_new_token_is_mirrored_whole(mirrored: Mirrored) -> 
     assert await mirrored.unlike(page) == NOTHING
 
 
-async def test_of_a_batch_with_a_fifth_of_nulls_everything_is_asked_again(
+async def test_f55_of_a_batch_with_a_fifth_of_nulls_everything_is_asked_again(
     mirrored: Mirrored,
 ) -> None:
-    pages = await pages_with_a_past(mirrored, 20, conversations=6, messages=3)
-    await mirrored.live.meta.faults(Script(fault="null", probability=0.2))
+    pages = await mirrored_with_news(mirrored, 20)
+    before = await mirrored.serial()
+    await mirrored.live.meta.faults(Script(fault="null", count=len(pages) // 5))
 
-    runs = await mirrored.sync(*pages)
+    runs = await mirrored.sync_all(pages)
 
+    calls = [await mirrored.calls(page, before) for page in pages]
+    nulls = [call for of_page in calls for call in of_page if call.answer == "null"]
+    assert len(nulls) == len(pages) // 5, "the fault has struck"
+    assert all(call.batch for call in nulls)
     assert {run["state"] for run in runs} == {"succeeded"}
-    calls = [await mirrored.calls(page) for page in pages]
     assert [await mirrored.unlike(page) for page in pages] == [NOTHING] * 20
-    assert max(len(of_page) for of_page in calls) <= 8
+    assert sum(map(len, calls)) == len(pages) + len(nulls), "each is asked for once more, alone"
     assert [run["graph_calls"] for run in runs] == [len(of_page) for of_page in calls]
 
 
@@ -239,17 +259,25 @@ async def test_a_burst_of_errors_is_outlived(mirrored: Mirrored, fault: str, mos
     assert await wasted(mirrored, page) <= most
 
 
-@pytest.mark.parametrize("fault", ["empty", "object", "http_503", "html", "reset"])
-async def test_a_batch_that_comes_to_nothing_is_asked_for_again(
+@pytest.mark.parametrize("fault", ["empty", "object", "short", "http_503", "html", "reset"])
+async def test_f55_a_batch_that_comes_to_nothing_is_asked_for_again(
     mirrored: Mirrored, fault: str
 ) -> None:
-    pages = await pages_with_a_past(mirrored, 8, conversations=3, messages=2)
+    pages = await mirrored_with_news(mirrored, 8)
+    before, batches = await mirrored.serial(), len(await mirrored.live.meta.batches())
     await mirrored.live.meta.faults(Script(fault=fault, endpoint="batch", count=2))
 
-    runs = await mirrored.sync(*pages)
+    runs = await mirrored.sync_all(pages)
 
+    struck = [each for each in (await mirrored.live.meta.batches())[batches:] if each.fault]
+    calls = [await mirrored.calls(page, before) for page in pages]
+    assert [each.fault for each in struck] == [fault] * len(struck)
+    assert 1 <= len(struck) <= 2, "the fault has struck"
     assert {run["state"] for run in runs} == {"succeeded"}
     assert [await mirrored.unlike(page) for page in pages] == [NOTHING] * 8
+    # Each is asked for once more, alone; what Graph did of the batch counts all the same.
+    assert sum(map(len, calls)) <= 2 * len(pages)
+    assert {call.batch for of_page in calls for call in of_page[-1:]} == {None}
 
 
 @pytest.mark.parametrize("fault", ["empty", "truncated", "html", "half"])
@@ -267,7 +295,7 @@ async def test_answers_that_cannot_be_read_are_asked_for_again(
     assert await wasted(mirrored, page) <= 6
 
 
-async def test_a_cursor_that_leads_to_itself_ends_the_run_with_its_reason(
+async def test_f60_a_cursor_that_leads_to_itself_ends_the_run_with_its_reason(
     mirrored: Mirrored,
 ) -> None:
     page, other = await pages_with_a_past(mirrored, 2, conversations=60)
@@ -283,7 +311,7 @@ async def test_a_cursor_that_leads_to_itself_ends_the_run_with_its_reason(
     assert len(await mirrored.calls(page)) <= 2 + 4
 
 
-async def test_a_cursor_that_went_stale_begins_the_walk_anew(mirrored: Mirrored) -> None:
+async def test_f60_a_cursor_that_went_stale_begins_the_walk_anew(mirrored: Mirrored) -> None:
     (page,) = await pages_with_a_past(mirrored, conversations=60)
     await mirrored.live.meta.change_account(page.id, reading={"limit_max": 10})
     await mirrored.live.meta.faults(
@@ -294,6 +322,58 @@ async def test_a_cursor_that_went_stale_begins_the_walk_anew(mirrored: Mirrored)
 
     assert run["state"] == "succeeded"
     assert await mirrored.unlike(page) == NOTHING
+
+
+async def test_f60_cursors_that_are_never_taken_end_the_run_with_their_reason(
+    mirrored: Mirrored,
+) -> None:
+    page, other = await pages_with_a_past(mirrored, 2, conversations=60)
+    await mirrored.live.meta.change_account(page.id, reading={"limit_max": 10})
+    await mirrored.live.meta.faults(
+        Script(fault="forgetful", account=page.id, endpoint="conversations", skip=2)
+    )
+
+    run, other_run = await mirrored.sync(page, other)
+
+    assert (run["state"], run["error"]) == ("failed", "cursor_lost")
+    assert other_run["state"] == "succeeded"
+    assert len(await mirrored.calls(page)) <= 3 + 1 + 3, "labels, two pages, what is refused"
+
+
+async def test_f60_an_address_on_another_host_is_never_followed(mirrored: Mirrored) -> None:
+    (page,) = await pages_with_a_past(mirrored, conversations=60)
+    await mirrored.live.meta.change_account(page.id, reading={"limit_max": 10})
+    await mirrored.live.meta.faults(Script(fault="elsewhere", account=page.id))
+
+    (run,) = await mirrored.sync(page)
+
+    assert run["state"] == "succeeded"
+    assert await mirrored.unlike(page) == NOTHING
+    assert len(await mirrored.calls(page)) <= 60 / 10 + 4
+
+
+async def test_f61_a_version_of_graph_that_is_gone_raises_an_alarm_and_costs_a_call_a_minute(
+    mirrored: Mirrored,
+) -> None:
+    live = mirrored.live
+    page, *others = await pages_with_a_past(mirrored, 3)
+    await live.meta.faults(Script(fault="error", code=2635, account=page.id))
+    (first,) = await mirrored.sync(page)
+    before = await mirrored.serial()
+
+    runs = await mirrored.sync(page, *others)
+
+    asked = [await mirrored.calls(each) for each in (page, *others)]
+    logged = live.system.process("sync").log.read_text()
+    await live.system.process("sync").restart()  # as with another GRAPH_API_VERSION
+    await live.meta.faults()
+    assert (first["state"], first["error"]) == ("failed", "graph_version_gone")
+    assert [(run["state"], run["error"]) for run in runs] == [("failed", "graph_version_gone")] * 3
+    assert len(asked[0]) <= 2, "the first, and what was under way then"
+    assert asked[1:] == [[], []]
+    assert [call.serial for calls in asked for call in calls if call.serial > before] == []
+    assert "the version of Graph that is asked for is gone" in logged
+    assert {run["state"] for run in await mirrored.sync(page, *others)} == {"succeeded"}
 
 
 async def test_a_repair_finds_what_no_webhook_brought_and_answers_only_the_fresh(
@@ -366,7 +446,7 @@ async def test_a_webhook_that_comes_after_the_repair_is_not_answered_again(
     assert len(await live.decisions(page, 1)) == 1
 
 
-async def test_a_repair_finds_all_of_a_traffic_that_was_dropped(mirrored: Mirrored) -> None:
+async def test_f76_a_repair_finds_all_of_a_traffic_that_was_dropped(mirrored: Mirrored) -> None:
     live = mirrored.live
     page = await live.page()
     await mirrored.connected_yesterday(page)

@@ -41,6 +41,7 @@ ADVICE = {
     "graph_unavailable": "Graph did not answer for long: what was read is stored, sync it again",
     "page_disconnected": "it was disconnected meanwhile",
     "threads_unreadable": "Graph would not give some of it: that is marked, all else is stored",
+    "list_unavailable": "Graph gave no list: threads known before were read, sync it again",
     "internal": "that is our fault: the log of sync says more",
 }
 """What a person can do about a run that did not succeed, by its error."""

@@ -62,6 +62,7 @@ class Answering:
                 shape=f"/{call.edge}" if call.edge else "/",
                 endpoint="unknown",
                 token_in_url=call.shown.in_url,
+                input_token_in_url=not call.batch and "input_token" in call.query,
                 batch=call.batch or None,
             )
         )
@@ -99,7 +100,10 @@ class Answering:
             meta.limits.read_conversations(target.account, now)
         request = self._request(token, target, now)
         fault = self._strike(target.account.id)
-        request.paging.circles = fault is not None and fault.answer is Answer.CIRCLE
+        way = fault.answer if fault else Answer.NORMAL
+        request.paging.circles = way is Answer.CIRCLE
+        request.paging.strays = way is Answer.ELSEWHERE
+        request.paging.forgets = way is Answer.FORGETFUL
 
         def run() -> Outcome:
             request.now = meta.clock()

@@ -63,6 +63,7 @@ class Summary(msgspec.Struct, kw_only=True):
     duplicates: int
     overlaps: int
     tokens_in_urls: int
+    input_tokens: int
     webhook_verified: bool
 
 

@@ -453,6 +453,7 @@ class Control:
             "duplicates": len(ledger.duplicates()),
             "overlaps": sum(1 for _ in ledger.overlaps()),
             "tokens_in_urls": ledger.tokens_in_urls(),
+            "input_tokens": ledger.input_tokens(),
             "webhook_verified": meta.sender.verified,
         }
 

@@ -31,6 +31,9 @@ class Answer(StrEnum):
     NULL = "null"
     OBJECT = "object"
     CIRCLE = "circle"
+    ELSEWHERE = "elsewhere"
+    FORGETFUL = "forgetful"
+    SHORT = "short"
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +42,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     ``cut`` closes the connection without a byte, ``half`` in the middle of the body, ``truncated``
     ends the JSON early inside a whole HTTP answer, ``bare`` is a status without a body, ``null`` an
     operation of a batch of which nothing is told, ``object`` an empty one where a list is expected,
-    ``circle`` a page whose cursor leads to itself.
+    ``circle`` a page whose cursor leads to itself, ``elsewhere`` one whose next address is on
+    another host, ``forgetful`` one that takes no cursor, ``short`` a batch's list that lacks its
+    last operation.
     """
 
     answer: Answer
@@ -93,6 +98,9 @@ FAULTS_OF_READS: dict[str, Fault] = {
     "aborted": refused(refusals.ABORTED),
     "object": Fault(answer=Answer.OBJECT, created=True),
     "circle": Fault(answer=Answer.CIRCLE, created=True),
+    "elsewhere": Fault(answer=Answer.ELSEWHERE, created=True),
+    "forgetful": Fault(answer=Answer.FORGETFUL, created=True),
+    "short": Fault(answer=Answer.SHORT, created=True),
     "too_much": refused(refusals.TOO_MUCH),
     "stale_cursor": refused(refusals.CURSOR),
 }

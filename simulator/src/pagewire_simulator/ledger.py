@@ -51,7 +51,8 @@ class CallRecord(msgspec.Struct, kw_only=True):
     ``batch`` is the serial of the batch that it was an operation of. ``shape`` is the path with ids
     replaced; ``proof`` is ok, wrong, missing or unused (app tokens). ``answer`` is normal, refused,
     none (a call still going on), unfinished (its batch ended before), or the fault's way of
-    answering. ``person_id`` is who is written to, or whose conversation is read. ``created`` is the
+    answering. ``token_in_url`` is the caller's token, ``input_token_in_url`` one that is asked
+    about. ``person_id`` is who is written to, or whose conversation is read. ``created`` is the
     message or comment that now exists because of it.
     """
 
@@ -62,6 +63,7 @@ class CallRecord(msgspec.Struct, kw_only=True):
     shape: str
     endpoint: str
     token_in_url: bool
+    input_token_in_url: bool = False
     batch: int | None = None
     account_id: str | None = None
     proof: str = "missing"
@@ -202,6 +204,10 @@ class Ledger:
         """Requests with a token in their address; operations of a batch have none of their own."""
         alone = sum(call.token_in_url for call in self.calls)
         return alone + sum(batch.token_in_url for batch in self.batches)
+
+    def input_tokens(self) -> int:
+        """Requests with a token in their address that they ask about: debug_token's alone."""
+        return sum(call.input_token_in_url for call in self.calls)
 
     def untold(self) -> list[EventRecord]:
         """Events that flow to the app and have not been answered 200 yet."""

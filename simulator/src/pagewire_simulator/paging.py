@@ -21,6 +21,7 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 DEFAULT_LIMIT = 25
+NOWHERE = "http://elsewhere.invalid"
 
 
 class Wanted(msgspec.Struct, kw_only=True):
@@ -66,7 +67,8 @@ class Paging(msgspec.Struct, kw_only=True):
     """What pages of one call have in common.
 
     ``root`` and ``token`` make addresses; ``signed`` is what is added to them inside a batch, where
-    they are no good outside of it. ``circles``: the page leads to itself (a fault).
+    they are no good outside of it. Faults: the page ``circles``, as it leads to itself, ``strays``
+    to another host, ``forgets`` all cursors.
     """
 
     seed: int
@@ -75,6 +77,8 @@ class Paging(msgspec.Struct, kw_only=True):
     token: str
     signed: Json = {}
     circles: bool = False
+    strays: bool = False
+    forgets: bool = False
 
     def page(
         self,
@@ -119,6 +123,8 @@ class Paging(msgspec.Struct, kw_only=True):
         given = wanted.after or wanted.before
         if not given:
             return Cursor(edge.mark, "", wanted.limit)
+        if self.forgets:
+            raise Refused(refusals.CURSOR)
         try:
             cursor = msgspec.json.decode(urlsafe_b64decode(given), type=Cursor)
         except (ValueError, msgspec.MsgspecError):
@@ -150,7 +156,8 @@ class Paging(msgspec.Struct, kw_only=True):
 
     def _address(self, edge: Edge, limit: int, **cursor: str) -> str:
         query = {"access_token": self.token} | edge.params | {"limit": limit} | cursor | self.signed
-        return f"{self.root}/{edge.node}/{edge.name}?{urlencode(query)}"
+        root = NOWHERE if self.strays else self.root
+        return f"{root}/{edge.node}/{edge.name}?{urlencode(query)}"
 
 
 def index(items: Sequence[T], item: str, ident: Callable[[T], str]) -> int:

@@ -52,7 +52,7 @@ def spoiled(honest: Reply, fault: Fault, trace: str) -> Reply:
     """What the fault makes of an honest reply."""
     half, headers = honest.body[: len(honest.body) // 2], honest.headers
     match fault.answer:
-        case Answer.NORMAL | Answer.CIRCLE:
+        case Answer.NORMAL | Answer.CIRCLE | Answer.ELSEWHERE | Answer.FORGETFUL:
             return honest
         case Answer.ERROR:
             spoiled = refused(fault.refusal, trace, headers)
@@ -65,6 +65,9 @@ def spoiled(honest: Reply, fault: Fault, trace: str) -> Reply:
             spoiled = Reply(status=200, body=half, headers=headers)
         case Answer.BARE:
             spoiled = Reply(status=fault.status, body=b"", headers=headers)
+        case Answer.SHORT:
+            listed = msgspec.json.decode(honest.body, type=list[msgspec.Raw])
+            spoiled = Reply(status=200, body=msgspec.json.encode(listed[:-1]), headers=headers)
         case Answer.OBJECT:
             spoiled = Reply(status=200, body=b"{}", headers=headers)
         case _:

@@ -1,11 +1,11 @@
 """Where webhooks may be missing, by page; and the repairs that look there.
 
-Four things open a gap. *Outage*: no edge was heard of for half a minute (a setting). *Refused*: an edge had to
-turn webhooks away. *Signatures*: an edge saw bad signatures and no good one for as long as the
-grace, as when our secret is the wrong one. Anybody can send bad signatures, so one good signature
-among them ends the suspicion, and where no webhooks come that could end it, strangers bring about
-no more than the one repair an hour that a page has at the most. *Silence*: a page's webhooks stay
-away for far longer than its conversations do.
+Four things open a gap. *Outage*: no edge was heard of for half a minute (a setting). *Refused*: an
+edge had to turn webhooks away. *Signatures*: an edge saw bad signatures and no good one for as long
+as the grace, as when our secret is the wrong one. Anybody can send bad signatures, so one good
+signature among them ends the suspicion, and where no webhooks come that could end it, strangers
+bring about no more than the one repair an hour that a page has at the most. *Silence*: a page's
+webhooks stay away for far longer than its conversations do.
 
 A gap waits for the grace, since Meta sends again what was refused. It is one span a page, from the
 first loss on; `runs` closes it when a repair has read it.

@@ -180,7 +180,11 @@ class Store:
         conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server(
             ConversationServicer(pools.general, tokens), server
         )
-        mirror = Mirror(pools.mirror, chunk_rows=settings.history_chunk_rows)
+        mirror = Mirror(
+            pools.mirror,
+            chunk_rows=settings.history_chunk_rows,
+            large_chunk_rows=settings.history_large_chunk_rows,
+        )
         mirror_service_pb2_grpc.add_MirrorServiceServicer_to_server(
             MirrorServicer(mirror, pools.general), server
         )

@@ -94,10 +94,12 @@ class Batch(NamedTuple):
             [[column[at] for at in left] for column in self.columns],
         )
 
-    def singly(self) -> Iterator[Batch]:
-        """The rows, each by itself."""
-        for at, position in enumerate(self.positions):
-            yield Batch([position], [[column[at]] for column in self.columns])
+    def halves(self) -> Iterator[Batch]:
+        """The rows in two pieces; one row, or none, as it is."""
+        middle = (len(self.positions) + 1) // 2
+        for piece in (slice(middle), slice(middle, None)):
+            if self.positions[piece]:
+                yield Batch(self.positions[piece], [column[piece] for column in self.columns])
 
 
 class Sifted(NamedTuple):

@@ -35,9 +35,10 @@ from pagewire_store.trips import BEGIN, COMMIT, Answer, Said, trip
 
 MOST_ROWS = 20_000
 """Of a request, in all."""
-STAGED_FROM = 5_000
-"""Rows of one kind in a chunk from which COPY takes no longer than arrays do, measured with new
-messages: 32,000 and 31,000 a second; 23,000 and 27,000 in chunks of 500. It needs less memory."""
+LARGE_CALL = 5_000
+"""Rows of a request that is stored in large chunks: no page of Graph's makes such a one."""
+STAGED_FROM = 1_000
+"""Rows of one kind in a chunk that go by COPY: none of a usual chunk's, most of a large one's."""
 DAY = 86_400_000_000
 """In microseconds: how far Meta's clock may be ahead."""
 
@@ -68,16 +69,18 @@ class _Chunk:
         if self.labels:
             yield sql.LABELS, self.labels.columns
 
-    def singly(self) -> Iterator[_Chunk]:
-        """Its rows, each by itself."""
+    def pieces(self) -> Iterator[_Chunk]:
+        """Its rows, those of each kind by themselves, in halves."""
         for name in ("conversations", "messages", "comments", "labels"):
             batch: Batch | None = getattr(self, name)
-            for row in batch.singly() if batch else ():
-                alone = _Chunk(1)
-                setattr(alone, name, row)
-                yield alone
-        for answer in self.answers:
-            yield _Chunk(1, answers=[answer])
+            for half in batch.halves() if batch else ():
+                piece = _Chunk(len(half.positions))
+                setattr(piece, name, half)
+                yield piece
+        middle = (len(self.answers) + 1) // 2
+        for answers in (self.answers[:middle], self.answers[middle:]):
+            if answers:
+                yield _Chunk(len(answers), answers=answers)
 
 
 class Mirror:
@@ -88,12 +91,18 @@ class Mirror:
         connections: Connections,
         *,
         chunk_rows: int,
+        large_chunk_rows: int,
         clock: Callable[[], float] = time.time,
+        large_call: int = LARGE_CALL,
         staged_from: int = STAGED_FROM,
     ) -> None:
-        """`chunk_rows` are stored by one transaction at the most; `clock` is Unix time."""
+        """`chunk_rows` are stored by one transaction at the most, and of a large call
+        `large_chunk_rows`; `clock` is Unix time.
+        """
         self._connections = connections
         self._chunk_rows = chunk_rows
+        self._large_chunk_rows = large_chunk_rows
+        self._large_call = large_call
         self._clock = clock
         self._staged_from = staged_from
         self._turns = asyncio.Semaphore(connections.size)
@@ -104,8 +113,9 @@ class Mirror:
         Raises InvalidArgument, PageUnknown, and Unavailable where PostgreSQL cannot be had, or
         others hold the rows for long; then some chunks may be stored.
         """
-        _check(request)
-        upsert = _Upsert(request, self._chunk_rows, int(self._clock() * 1e6) + DAY)
+        is_large = _check(request) >= self._large_call
+        chunk_rows = self._large_chunk_rows if is_large else self._chunk_rows
+        upsert = _Upsert(request, chunk_rows, int(self._clock() * 1e6) + DAY)
         if not mirrored.is_id(request.page_id):
             raise PageUnknown(request.page_id)
         for chunk in upsert.chunks():
@@ -151,7 +161,7 @@ class Mirror:
             return await in_yielding_transaction(self._connections, work)
 
     async def _store(self, upsert: _Upsert, chunk: _Chunk) -> None:
-        """Stores a chunk; where PostgreSQL refuses something of it, row by row."""
+        """Stores a chunk; where PostgreSQL refuses something of it, by halves, down to the row."""
         try:
             said = await self._committed(upsert.page_id, upsert.read_at, chunk)
         except psycopg.Error as error:
@@ -159,8 +169,8 @@ class Mirror:
             if reason is None:
                 raise
             if chunk.rows > 1:
-                for row in chunk.singly():
-                    await self._store(upsert, row)
+                for piece in chunk.pieces():
+                    await self._store(upsert, piece)
             else:
                 upsert.refuse(chunk, reason)
         else:
@@ -310,10 +320,12 @@ class _Upsert:
         return sifted.batch
 
 
-def _check(request: UpsertHistoryRequest) -> None:
+def _check(request: UpsertHistoryRequest) -> int:
+    """How many rows it has. Raises InvalidArgument."""
     rows = len(request.conversations) + len(request.messages)
     rows += len(request.comments) + len(request.labels)
     if rows > MOST_ROWS:
         raise InvalidArgument("rows", f"must be at most {MOST_ROWS} in all")
     if not request.HasField("read_time"):
         raise InvalidArgument("read_time", "must say when Graph was asked")
+    return rows

@@ -65,7 +65,7 @@ LONGEST_REPAIR = timedelta(hours=24)
 """How far a repair looks back that is asked for where no gap is known."""
 
 CHECKPOINT_BYTES = 2**20
-"""A larger one is not kept: its run goes on, and who takes it over begins where the last one was."""
+"""A larger one is not kept: its run goes on, and who takes it over begins at the last that was."""
 ANSWER_BYTES = 2 * 2**20
 """Of checkpoints that are handed out at once, well within what a message may hold; and of marks
 half of it, those of the threads that were written to last."""

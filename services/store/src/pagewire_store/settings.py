@@ -204,6 +204,13 @@ class Settings(CommonSettings):
         validation_alias="STORE_HISTORY_CHUNK_ROWS",
         description="Rows of history that one transaction stores: it holds them for so long.",
     )
+    history_large_chunk_rows: int = Field(
+        2_500,
+        ge=1,
+        le=20_000,
+        validation_alias="STORE_HISTORY_LARGE_CHUNK_ROWS",
+        description="The same of calls with 5,000 rows or more, which go by COPY.",
+    )
     sweep_interval: Seconds = Field(
         timedelta(seconds=1),
         validation_alias="STORE_SWEEP_SECONDS",

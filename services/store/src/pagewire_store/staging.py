@@ -1,4 +1,4 @@
-"""Rows by COPY into a temporary table: what unnested arrays take longer for, where there are many.
+"""Rows by COPY into a temporary table, where there are very many.
 
 Each connection keeps a table of each sort, which is empty again after every transaction.
 """

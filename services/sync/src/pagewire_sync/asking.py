@@ -44,6 +44,13 @@ class RunFailed(Exception):
         self.reason = reason
 
 
+class GraphUnavailable(RunFailed):
+    """Graph went on failing for minutes."""
+
+    def __init__(self) -> None:
+        super().__init__("graph_unavailable")
+
+
 class Reads(Protocol):
     """What is asked of the client; `reading.Reads` is one."""
 
@@ -121,7 +128,7 @@ class Asking:
         self, node: str, edge: str, params: Mapping[str, str], **how: Any
     ) -> Outcome:
         """The same for what cannot be made smaller: while Graph fails it is asked again, for
-        minutes. Raises RunFailed, `graph_unavailable` where it goes on failing.
+        minutes. Raises RunFailed, GraphUnavailable where it goes on failing.
         """
         for pause in (*PAUSES, None):
             outcome = await self.once(node, edge, params, **how)
@@ -129,7 +136,7 @@ class Asking:
                 return outcome
             if pause is not None:
                 await self.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # jitter, no secret
-        raise RunFailed("graph_unavailable")
+        raise GraphUnavailable
 
 
 def is_trouble(outcome: Outcome) -> bool:

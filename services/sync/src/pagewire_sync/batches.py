@@ -7,7 +7,8 @@ answer may be empty, no array, or null in places, clients in public tell.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
@@ -97,12 +98,27 @@ class Batches:
         self._window = window_seconds
         self._now = now
         self._requests = asyncio.Semaphore(in_flight)
+        self._free = in_flight
         self._gathering: dict[tuple[Login.ValueType, Weight], _Gathering] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def free(self) -> int:
+        """How many more requests may be on their way; negative where some wait for that."""
+        return self._free
+
+    @asynccontextmanager
+    async def _on_its_way(self) -> AsyncIterator[None]:
+        self._free -= 1
+        try:
+            async with self._requests:
+                yield
+        finally:
+            self._free += 1
+
     async def alone(self, operation: Operation) -> Result:
         """Read by a call of its own."""
-        async with self._requests:
+        async with self._on_its_way():
             return await self._alone(operation)
 
     async def gathered(self, operation: Operation) -> Result:
@@ -142,7 +158,7 @@ class Batches:
         task.add_done_callback(self._tasks.discard)
 
     async def _together(self, waiting: list[tuple[Operation, asyncio.Future[Result]]]) -> None:
-        async with self._requests:
+        async with self._on_its_way():
             wanted = [each for each in waiting if not each[1].done()]  # some have gone meanwhile
             try:
                 results = await self._read([operation for operation, _ in wanted])

@@ -163,7 +163,7 @@ class History:
         for part in _parted(told):
             await self._tell(part)
 
-    async def _tell(self, told: Sequence["_Told"]) -> None:
+    async def _tell(self, told: Sequence[_Told]) -> None:
         """Write these down; where they are refused as they are, each by itself, so that what is
         wrong with one keeps no other from it. Raises Refusal.
         """
@@ -184,9 +184,7 @@ class History:
         for each, verdict in zip(told, response.verdicts, strict=True):
             self._heed(each, verdict, ended.get(each.report.run.run_id))
 
-    def _heed(
-        self, told: "_Told", verdict: pb.RunVerdict.ValueType, ended: SyncRun | None
-    ) -> None:
+    def _heed(self, told: _Told, verdict: pb.RunVerdict.ValueType, ended: SyncRun | None) -> None:
         """`ended` is the run as it is stored, where it has ended by this."""
         run, report = told.run, told.report
         if verdict == pb.RUN_VERDICT_LOST:

@@ -15,6 +15,7 @@ from typing import Any
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire_sync.asking import (
     Asking,
+    GraphUnavailable,
     RunFailed,
     is_cursor,
     is_too_much,
@@ -44,6 +45,12 @@ _OF_PLATFORM = {
 
 class TooMuch(Exception):
     """Graph gives less at once than was asked for."""
+
+
+class ListUnavailable(GraphUnavailable):
+    """Graph went on failing on the list, whatever was asked of it. Single threads it may show yet:
+    Meta's page on rate limits tells so of pages with very much traffic.
+    """
 
 
 class CursorRefused(Exception):
@@ -134,7 +141,7 @@ class Listing:
         if len(new) > shape.threads // 2:
             return None
         page = Listed([], heads.after, heads.read_time)
-        await self._singly(page, new)
+        await self.singly(page, new)
         known = {head.thread_id for head in page.heads}
         page.items += [item for item in heads.items if _is_other(item, known)]
         return page
@@ -151,13 +158,16 @@ class Listing:
         )
 
     async def _heads(self, cursor: str, limit: int) -> Listed:
-        """Ids alone. Raises CursorRefused, RunFailed."""
-        outcome = await self.asking.patiently(
-            self.asking.credentials.node_id,
-            "conversations",
-            self._params(cursor, limit, HEADS),
-            operation="conversation_ids",
-        )
+        """Ids alone. Raises TooMuch, CursorRefused, RunFailed."""
+        try:
+            outcome = await self.asking.patiently(
+                self.asking.credentials.node_id,
+                "conversations",
+                self._params(cursor, limit, HEADS),
+                operation="conversation_ids",
+            )
+        except GraphUnavailable:
+            raise ListUnavailable from None
         if isinstance(outcome, Failed) and is_too_much(outcome) and limit > 1:
             raise TooMuch
         return page_of(outcome, cursor)
@@ -181,14 +191,14 @@ class Listing:
             try:
                 part = await self._piece(at, piece)
             except CursorRefused:  # made with another page size
-                await self._singly(page, wanted)
+                await self.singly(page, wanted)
                 break
             page.items += part.items
             page.unreadable |= part.unreadable
             there = {head.thread_id for head in part.heads}
             wanted = [head for head in wanted if head.thread_id not in there]
             if not part.after or (not there and not part.items):
-                await self._singly(page, wanted)
+                await self.singly(page, wanted)
                 break
             at = part.after
         return page
@@ -199,10 +209,10 @@ class Listing:
             return page_of(outcome, cursor)
         heads = await self._heads(cursor, shape.threads)
         page = Listed([], heads.after, heads.read_time)
-        await self._singly(page, heads_of(heads.items))
+        await self.singly(page, heads_of(heads.items))
         return page
 
-    async def _singly(self, page: Listed, heads: Iterable[Head]) -> None:
+    async def singly(self, page: Listed, heads: Iterable[Head]) -> None:
         """Put each of these threads into the page, by a read of its own."""
         for head in heads:
             if self.progress.is_hopeless(head.thread_id, head.updated):

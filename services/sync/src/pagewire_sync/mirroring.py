@@ -11,10 +11,11 @@ from pagewire_runtime import metrics
 from pagewire_runtime.clock import WALL
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.logs import get_logger, ref
-from pagewire_sync import recovering, upserting
+from pagewire_sync import known, recovering, upserting
 from pagewire_sync.asking import Asking, Reads, RunFailed
 from pagewire_sync.comments import Comments
 from pagewire_sync.graph import Credentials
+from pagewire_sync.known import Known
 from pagewire_sync.page_labels import mirror_labels
 from pagewire_sync.patience import persistently
 from pagewire_sync.progress import Progress
@@ -32,6 +33,10 @@ _lag = metrics.histogram(
 )
 
 
+class Store(upserting.Store, known.Store, Protocol):
+    """Where history is stored; the generated stub is one."""
+
+
 class Tokens(Protocol):
     """Pages' tokens; `credentials.CredentialCache` is one."""
 
@@ -46,7 +51,7 @@ class Mirroring:
 
     reads: Reads
     tokens: Tokens
-    history: upserting.Store
+    history: Store
     events: recovering.Store
     now: Callable[[], datetime] = WALL.now
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -90,7 +95,10 @@ class Mirroring:
         async with asyncio.TaskGroup() as tasks:
             if progress.is_full and not progress.checkpoint:
                 tasks.create_task(mirror_labels(asking, store))
-            await Threads(asking, store, progress, self._recover(progress)).run()
+            recover = self._recover(progress)
+            # A repair that has not met every thread leaves its gap to the next one.
+            stored = None if recover else Known(self.history, progress.page_id)
+            await Threads(asking, store, progress, recover, stored).run()
 
     def _recover(self, progress: Progress) -> Recover | None:
         if not progress.claimed.HasField("gap_start_time"):
@@ -99,7 +107,9 @@ class Mirroring:
         return Recovering(self.events, progress.page_id, since, self.now, self.grace).tell
 
     def _complete(self, progress: Progress) -> None:
-        if progress.run.unreadable:
+        if progress.without_list:
+            progress.end(SyncState.SYNC_STATE_PARTIAL, "list_unavailable")
+        elif progress.run.unreadable:
             progress.end(SyncState.SYNC_STATE_PARTIAL, "threads_unreadable")
         else:
             progress.end(SyncState.SYNC_STATE_SUCCEEDED)

@@ -33,6 +33,8 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
     version: int = 0
     """Goes up with every change."""
+    without_list: bool = False
+    """Graph gave no list: threads that are known here were read, and no others."""
     _marks: dict[str, pb.UnreadableThread] = field(default_factory=dict)
     """What is not written down yet."""
     _calls_before: int = 0
@@ -167,12 +169,12 @@ class Progress:
         return bool(self._marks)
 
     def _is_mirrored(self) -> bool:
-        """Whether the watermark moves. A repair reaches back to its gap: on a page that was never
-        mirrored that is not the beginning.
+        """Whether the watermark moves: not where nobody may have met some threads. A repair reaches
+        back to its gap: on a page that was never mirrored that is not the beginning.
         """
         complete = (SyncState.SYNC_STATE_SUCCEEDED, SyncState.SYNC_STATE_PARTIAL)
         whole = not self.claimed.HasField("gap_start_time") or self.claimed.HasField("synced_time")
-        return self.run.state in complete and whole
+        return self.run.state in complete and whole and not self.without_list
 
     def _synced_time(self) -> Timestamp:
         time = Timestamp()

@@ -35,6 +35,10 @@ JITTER_SECONDS = 10.0
 """After a stop, pages begin again within so much, or as much as it took, not all at once."""
 OF_PAGE = 32
 """Reads of one page on their way. Two a second that take fifteen seconds each are thirty."""
+OF_FREE = 8
+"""Of what may be on its way in all, a page has an eighth of what is free, and one read in any case:
+however many pages wait for their timeout, another finds a place, and has more when they have less.
+"""
 TOKEN_SECONDS = 3_600.0
 """A dead token stays dead: a newer one opens the page. One that its owner has mended at Meta's (an
 account that was checkpointed) page care finds by its hourly look, and a read that late does too."""
@@ -88,11 +92,30 @@ class _Asked:
     waiting: int = 0
 
 
+class _Room:
+    """For so many reads of a page as there may be now."""
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        self._most = most
+        self._held = 0
+        self._left = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        while self._held >= max(self._most(), 1):
+            self._left.clear()
+            await self._left.wait()
+        self._held += 1
+
+    async def __aexit__(self, *ended: object) -> None:
+        self._held -= 1
+        self._left.set()
+
+
 @dataclass(slots=True)
 class _Page:
     """What is known of a page: the room for its reads, and the version of its token that died."""
 
-    room: asyncio.Semaphore
+    room: _Room
     turns: defaultdict[Product, asyncio.Lock] = field(
         default_factory=lambda: defaultdict(asyncio.Lock)
     )
@@ -127,12 +150,15 @@ class Reads:
         self._token_died = token_died
         self._jitter = jitter
         self._clock = asyncio.get_running_loop().time
-        self._pages: defaultdict[str, _Page] = defaultdict(
-            lambda: _Page(asyncio.Semaphore(of_page))
-        )
+        self._of_page = of_page
+        self._pages: defaultdict[str, _Page] = defaultdict(lambda: _Page(_Room(self._most)))
         self._asked: dict[Key, _Asked] = {}
         self._gone: _Shut | None = None
         """The version of Graph."""
+
+    def _most(self) -> int:
+        """Reads of a page now."""
+        return min(self._of_page, self._batches.free // OF_FREE)
 
     def left_percent(self, page_id: str) -> int:
         """What is left of the page's limits, as Graph last said."""

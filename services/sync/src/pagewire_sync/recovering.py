@@ -99,11 +99,13 @@ def events_of(
     page_id: str, thread: Thread, since: float, until: float
 ) -> Iterator[tuple[Event, Json]]:
     """The events of a thread's messages to the page between the two times, as webhooks would have
-    made them, each with its message as it came.
+    made them, each with its message as it came. Graph tells whole seconds, and so the one in which
+    the gap begins counts as within it: what a webhook brought of it is known by its key.
     """
+    first = int(since)
     for row, source in zip(thread.messages, thread.sources, strict=True):
         at = row.create_time.seconds + row.create_time.nanos / 1e9
-        if row.direction != Direction.DIRECTION_INBOUND or not since <= at <= until:
+        if row.direction != Direction.DIRECTION_INBOUND or not first <= at <= until:
             continue
         event = Event(
             page_id=page_id,

@@ -38,7 +38,8 @@ _ID = re.compile(r"[A-Za-z0-9_.:=+/$-]{1,512}").fullmatch
 _ID_NUMBERS = range(10**30)
 _NUMBER = re.compile(r"[0-9]{1,16}").fullmatch
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_CURSOR_MAX = 4_096
+CURSOR_MAX = 1_024
+"""Meta's have some two hundred characters; they stand in checkpoints."""
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 INBOUND, OUTBOUND = Direction.DIRECTION_INBOUND, Direction.DIRECTION_OUTBOUND
@@ -109,7 +110,7 @@ def edge_of(body: Any) -> Edge:
         return Edge(data)
     cursors = paging.get("cursors")
     after = cursors.get("after") if type(cursors) is dict else None
-    if type(after) is not str or not 0 < len(after) <= _CURSOR_MAX:
+    if type(after) is not str or not 0 < len(after) <= CURSOR_MAX:
         raise Unshown("cursor_missing")
     return Edge(data, after)
 

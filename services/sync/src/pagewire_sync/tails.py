@@ -1,6 +1,7 @@
 """Tails: what is older of a thread, or of a post's comments, than came nested in the list.
 
-Several at a time, beside the walk; of each the next page is asked for before the last is stored.
+Several at a time, beside the walk, and those that wait at the same time in small batches; of each
+the next page is asked for before the last is stored.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from pagewire_sync.asking import Asking, is_cursor, is_too_much
+from pagewire_sync.asking import Asking, is_cursor, is_too_much, is_trouble
 from pagewire_sync.budget import Product
 from pagewire_sync.listing import of_node
 from pagewire_sync.progress import Progress
@@ -20,7 +21,12 @@ from pagewire_sync.trail import Trail, TrailLost
 
 AT_ONCE = 16
 WAITING_MOST = 500
-"""Begun and not finished; the walk waits while there are so many."""
+WAITING_BYTES = 2**19
+"""Begun and not finished; the walk waits while there are so many, or while they are so large: they
+stand in the checkpoint, which may have twice that, and what one page of the list adds is less.
+"""
+_FRAME_BYTES = 150
+"""What a tail takes in the checkpoint beside its words: names of fields, and figures."""
 
 
 class Tail(msgspec.Struct):
@@ -40,6 +46,12 @@ class Tail(msgspec.Struct):
     """The cursor that came with the list, which is good for any page size; later ones are good for
     their own.
     """
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes in a checkpoint: ids and cursors are ASCII."""
+        words = (self.of, self.node, self.edge, self.whose, self.after, self.start)
+        return _FRAME_BYTES + sum(map(len, words))
 
 
 Store = Callable[[], Awaitable[None]]
@@ -96,8 +108,13 @@ class Tails:
 
     async def room(self) -> None:
         """Return when there is room for more."""
-        while len(self._reading) >= WAITING_MOST:
+        while self._is_full():
             await asyncio.wait(self._reading, return_when=asyncio.FIRST_COMPLETED)
+
+    def _is_full(self) -> bool:
+        if len(self.waiting) >= WAITING_MOST:
+            return True
+        return sum(each.size for each in self.waiting) >= WAITING_BYTES
 
     async def _finish(self, tail: Tail) -> None:
         async with self._gate:
@@ -140,16 +157,26 @@ class Tails:
                 ahead.cancel()
 
     async def _page(self, tail: Tail, cursor: str) -> Outcome:
+        """Asked for together with other tails, of other pages too; where that fails, alone."""
         limit = self.progress.sizes.of(tail.edge, self.source.most(tail))
-        return await of_node(
-            self.asking,
+        params = self.source.params(tail) | {"limit": str(limit)}
+        if cursor:
+            params["after"] = cursor
+        operation, product = self.source.operation, self.source.product
+        outcome = await self.asking.once(
             tail.node,
             tail.edge,
-            self.source.params(tail)
-            | {"limit": str(limit)}
-            | ({"after": cursor} if cursor else {}),
-            operation=self.source.operation,
-            product=self.source.product,
+            params,
+            operation=operation,
+            product=product,
+            heavy=True,
+            batched=True,
+            attempts=1,
+        )
+        if isinstance(outcome, Done) or not is_trouble(outcome):
+            return outcome
+        return await of_node(
+            self.asking, tail.node, tail.edge, params, operation=operation, product=product
         )
 
     def _otherwise(self, tail: Tail, trail: Trail, failed: Failed) -> bool:

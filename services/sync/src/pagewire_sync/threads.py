@@ -23,11 +23,13 @@ from pagewire_runtime.logs import get_logger
 from pagewire_sync import shapes
 from pagewire_sync.asking import Asking, RunFailed
 from pagewire_sync.budget import Product
+from pagewire_sync.known import Known
 from pagewire_sync.listing import (
     CursorRefused,
     Head,
     Listed,
     Listing,
+    ListUnavailable,
     TooMuch,
     head_of,
     message_fields,
@@ -46,6 +48,8 @@ LOOKS = 5
 """So many looks after a walk at the most; each is one call, unless much is written meanwhile."""
 READ_AT_ONCE = 10
 """Threads whose messages are read before others have a turn: first of all the next page's call."""
+KNOWN = 100
+"""Threads that an incremental run reads of a page whose list Graph does not give."""
 LIST = "conversations"
 """What the list's page size is remembered under."""
 
@@ -84,6 +88,8 @@ class Threads:
     store: Upserting
     progress: Progress
     recover: Recover | None = None
+    known: Known | None = None
+    """What to read where Graph gives no list; None: the run fails then."""
 
     def __post_init__(self) -> None:
         credentials = self.asking.credentials
@@ -103,7 +109,11 @@ class Threads:
         async with asyncio.TaskGroup() as tasks:
             for tail in self._at.tails:
                 self._tails.begin(tail, tasks)
-            await self._walks(tasks)
+            try:
+                await self._walks(tasks)
+            except ListUnavailable:
+                if not await self._read_known(tasks):
+                    raise
         if self._refused:
             log.warning("Graph showed what is no thread or message", **self._refused)
             count_refused("conversations", self._refused)
@@ -156,6 +166,17 @@ class Threads:
         finally:
             if ahead is not None:
                 ahead.cancel()
+
+    async def _read_known(self, tasks: asyncio.TaskGroup) -> bool:
+        """Read what is known here by itself; whether there was any. Raises RunFailed."""
+        if self.known is None:
+            return False
+        most = KNOWN if self._at.until else inf
+        async for page in self.known.pages(self._listing, most):
+            self.progress.without_list = True
+            await self._take(page, tasks)
+            await self._tails.room()
+        return self.progress.without_list
 
     def _look(self, trail: Trail) -> "asyncio.Task[Listed] | None":
         if len(trail.cursors) <= 1 or self._at.looks >= LOOKS:

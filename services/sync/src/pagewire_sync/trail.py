@@ -33,6 +33,7 @@ class Trail:
     """For each cursor but the first the time of the item that it points at."""
     _known: set[str] = field(default_factory=set)
     _met: set[Hashable] = field(default_factory=set)
+    _lost: set[str] = field(default_factory=set)
     _stepped_back: bool = False
     _empty: int = 0
     _beginnings: int = 1
@@ -69,7 +70,10 @@ class Trail:
         self._bottoms.append(times[1])
 
     def refused(self) -> None:
-        """Graph does not take the cursor any more. Raises TrailLost."""
+        """Graph does not take the cursor any more. Raises TrailLost: it gave the same one anew."""
+        if self.here and self.here in self._lost:
+            raise TrailLost("cursor_lost")
+        self._lost.add(self.here)
         if len(self.cursors) > 1 and not self._stepped_back:
             self._step_back()
         else:
