@@ -145,7 +145,9 @@ async def test_a_proxy_of_the_environment_sees_nothing(monkeypatch: pytest.Monke
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
         async with open_transport() as transport:
-            await graph_at(server.url, transport).post(PAGE, "104", "messages", {}, operation="send")
+            await graph_at(server.url, transport).post(
+                PAGE, "104", "messages", {}, operation="send"
+            )
 
     assert seen == []
     assert len(server.requests) == 1
