@@ -546,6 +546,7 @@ class TestRepairs:
     async def test_a_repair_on_request_looks_back_as_far_as_something_may_be_missing(
         self, page: Page, rows: Rows, arrange: str, expected: int
     ) -> None:
+        await rows.query("update page set connected_at = now() - interval '90 days'")
         await rows.add("mirror", page_id="1", kind="conversations")
         await rows.query(arrange)
 
