@@ -8,7 +8,8 @@ bring about no more than the one repair an hour that a page has at the most. *Si
 webhooks stay away for far longer than its conversations do.
 
 A gap waits for the grace, since Meta sends again what was refused. It is one span a page, from the
-first loss on; `runs` closes it when a repair has read it.
+grace before the first loss on, as webhooks come later than what they tell of was written; `runs`
+closes it when a repair has read it.
 """
 
 from __future__ import annotations
@@ -181,8 +182,8 @@ async def report(
     heard = {"edge": request.edge, "bad_since": bad_since}
     if (await connection.execute(_HEARD, heard)).one().is_new:
         await connection.execute(_FORGET, {"forgotten": FORGOTTEN})
-    for loss in found:
-        await _note(connection, _NOTE_EVERY_PAGE, loss.cause, since=loss.since)
+    for loss in found:  # what came then, or would have, was written before
+        await _note(connection, _NOTE_EVERY_PAGE, loss.cause, since=loss.since - grace)
 
 
 def _check(request: ReportReceptionRequest) -> None:
