@@ -34,6 +34,14 @@ class Mirrored:
         started = [await self.start(page, mode=mode, kind=kind) for page in pages]
         return [await self.ended(run_id) for run_id in started]
 
+    async def ready(self) -> None:
+        """Once every service can be reached, as after a restart of one."""
+
+        async def answers() -> bool:
+            return (await self.live.operator.get("/readyz")).status_code == 200
+
+        await until(answers)
+
     async def sync_all(self, pages: Collection[AccountView]) -> list[dict[str, Any]]:
         """What is new of every connected page, begun at one moment; the runs of these, ended."""
         begun = await self.live.post("/api/conversations/sync-all", {"mode": "incremental"})

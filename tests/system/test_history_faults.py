@@ -366,6 +366,7 @@ async def test_f61_a_version_of_graph_that_is_gone_raises_an_alarm_and_costs_a_c
     asked = [await mirrored.calls(each) for each in (page, *others)]
     logged = live.system.process("sync").log.read_text()
     await live.system.process("sync").restart()  # as with another GRAPH_API_VERSION
+    await mirrored.ready()
     await live.meta.faults()
     assert (first["state"], first["error"]) == ("failed", "graph_version_gone")
     assert [(run["state"], run["error"]) for run in runs] == [("failed", "graph_version_gone")] * 3

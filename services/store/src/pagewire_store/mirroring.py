@@ -7,7 +7,6 @@ id: so are all locks taken, here and by ingest. Lanes, events and replies are no
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from pagewire.store.v1.mirror_service_pb2 import (
     UpsertHistoryRequest,
     UpsertHistoryResponse,
 )
+from pagewire_runtime.clock import WALL
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_store import mirror_statements as sql
 from pagewire_store import mirrored, staging
@@ -92,7 +92,7 @@ class Mirror:
         *,
         chunk_rows: int,
         large_chunk_rows: int,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = WALL.seconds,
         large_call: int = LARGE_CALL,
         staged_from: int = STAGED_FROM,
     ) -> None:

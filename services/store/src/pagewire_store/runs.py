@@ -518,8 +518,7 @@ _RECORD = Bulk(
         finished_at = case when n.ending is not null then clock_timestamp() end,
         checkpoint = case when n.ending is null then coalesce(n.checkpoint, r.checkpoint) end,
         lease_owner = case when not n.released then r.lease_owner end,
-        lease_until = case when n.released then now()
-            else clock_timestamp() + n.lease * interval '1 microsecond' end
+        lease_until = clock_timestamp() + n.lease * interval '1 microsecond'
     from {rows} where r.run_id = n.run_id
     returning r.kind, r.mode, r.state, r.recovered
     """,
@@ -693,7 +692,7 @@ def _run_row(progress: RunProgress, lease: timedelta) -> tuple[Any, ...]:
         error,
         _kept(progress),
         progress.release or ends,
-        lease // timedelta(microseconds=1),
+        0 if progress.release or ends else lease // timedelta(microseconds=1),
     )
 
 
