@@ -383,7 +383,7 @@ def addresses(attachments: bytes | None) -> list[str]:
 async def tell(url: str, page: str, told: list[Told]) -> tuple[list[Any], list[Any], list[Any]]:
     """Tells a page's store all of it, one after the other; what is stored then."""
     pools = open_pools(url, 4)
-    ingestor, mirror = make_ingestor(pools), make_mirror(pools, clock=at(END).ToSeconds)
+    ingestor, mirror = make_ingestor(pools), make_mirror(pools)
     try:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             database = Database(connection)

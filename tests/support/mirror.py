@@ -1,7 +1,6 @@
 """What Graph shows, by hand, and a mirror of it: one line each, about one connected page."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +19,7 @@ from pagewire.type.v1.conversation_pb2 import DIRECTION_INBOUND
 from pagewire_store.database import Pools
 from pagewire_store.mirror_servicer import MirrorServicer
 from pagewire_store.mirroring import Mirror
-from tests.support.deliveries import NOON, PAGE, PERSON, at
+from tests.support.deliveries import PAGE, PERSON, at
 from tests.support.stored import channel_to
 
 if TYPE_CHECKING:
@@ -65,11 +64,10 @@ def history(*, read: float = READ, **fields: Any) -> UpsertHistoryRequest:
 
 
 def make_mirror(pools: Pools, **others: Any) -> Mirror:
-    """One by whose clock it is an hour after noon, in chunks of 500."""
+    """One that takes chunks of 500."""
     values: dict[str, Any] = {
         "chunk_rows": 500,
         "large_chunk_rows": 2_500,
-        "clock": (NOON + timedelta(hours=1)).timestamp,
     }
     return Mirror(pools.mirror, **(values | others))
 

@@ -21,7 +21,6 @@ from pagewire.store.v1.mirror_service_pb2 import (
     UpsertHistoryRequest,
     UpsertHistoryResponse,
 )
-from pagewire_runtime.clock import WALL
 from pagewire_runtime.errors import InvalidArgument
 from pagewire_store import mirror_statements as sql
 from pagewire_store import mirrored, staging
@@ -92,18 +91,16 @@ class Mirror:
         *,
         chunk_rows: int,
         large_chunk_rows: int,
-        clock: Callable[[], float] = WALL.seconds,
         large_call: int = LARGE_CALL,
         staged_from: int = STAGED_FROM,
     ) -> None:
         """`chunk_rows` are stored by one transaction at the most, and of a large call
-        `large_chunk_rows`; `clock` is Unix time.
+        `large_chunk_rows`.
         """
         self._connections = connections
         self._chunk_rows = chunk_rows
         self._large_chunk_rows = large_chunk_rows
         self._large_call = large_call
-        self._clock = clock
         self._staged_from = staged_from
         self._turns = asyncio.Semaphore(connections.size)
 
@@ -115,7 +112,7 @@ class Mirror:
         """
         is_large = _check(request) >= self._large_call
         chunk_rows = self._large_chunk_rows if is_large else self._chunk_rows
-        upsert = _Upsert(request, chunk_rows, int(self._clock() * 1e6) + DAY)
+        upsert = _Upsert(request, chunk_rows, timestamp_micros(request.read_time) + DAY)
         if not mirrored.is_id(request.page_id):
             raise PageUnknown(request.page_id)
         for chunk in upsert.chunks():
