@@ -26,6 +26,9 @@ BATCH = 50
 LIMIT = 25
 """Meta's default, as most code leaves it."""
 AGAIN_SECONDS = 1.0
+"""What such code sleeps where Graph says that it is too much, however long that is to last: it is a
+part of what is measured. Blocking, in a thread of its own.
+"""
 THROTTLED = frozenset({4, 17, 32, 613, 80006})
 LISTED = {"platform": "messenger", "fields": "id,updated_time,participants", "limit": str(LIMIT)}
 MESSAGES = {"fields": "id,message,from,created_time,attachments", "limit": str(LIMIT)}
@@ -133,6 +136,12 @@ _Call = tuple[tuple[str, str], dict[str, str]]
 def _batched(api: Any, source: Source, calls: list[_Call]) -> list[dict[str, Any]]:
     """The answers of a batch; those that failed, or did not come, in further ones."""
     answers: dict[int, dict[str, Any]] = {}
+
+    def refused(response: Any) -> None:
+        code = response.error().api_error_code()
+        if code not in THROTTLED:
+            raise RuntimeError(f"Graph refused the peer: {code}")
+
     while len(answers) < len(calls):
         batch = api.new_batch()
         for at, (path, params) in enumerate(calls):
@@ -142,7 +151,7 @@ def _batched(api: Any, source: Source, calls: list[_Call]) -> list[dict[str, Any
             def took(response: Any, at: int = at) -> None:
                 answers[at] = response.json()
 
-            batch.add("GET", path, params=params, success=took, failure=lambda _: None)
+            batch.add("GET", path, params=params, success=took, failure=refused)
         batch.execute()
         if len(answers) < len(calls):
             time.sleep(AGAIN_SECONDS)
