@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagewire_runtime import deadline
-from pagewire_runtime.coalescing import Coalescer, QueueFull
+from pagewire_runtime.coalescing import WORTH_A_FLUSH, Coalescer, QueueFull
 from pagewire_runtime.errors import Refusal, Unavailable
 
 
@@ -70,6 +70,27 @@ async def test_a_batch_is_bounded_in_items_and_in_bytes_and_a_larger_item_goes_a
     await asyncio.gather(*tasks)
 
     assert flush.batches[1:] == [["b", "c"], ["d", "eeee"], ["fff"], ["toolarge!"], ["g"]]
+
+
+async def test_a_long_queue_is_shared_by_the_flushers_that_are_free() -> None:
+    flush = Flushes(open_=False)
+    coalescer = Coalescer(flush, max_items=1_000, flushers=2)
+
+    tasks = await start(coalescer, *map(str, range(4 * WORTH_A_FLUSH)))
+    tasks += await start(coalescer, *map(str, range(2 * WORTH_A_FLUSH)))
+    flush.gate.set()
+    await asyncio.gather(*tasks)
+
+    assert [len(batch) / WORTH_A_FLUSH for batch in flush.batches] == [2, 2, 2]
+
+
+async def test_a_short_queue_goes_in_one_flush_however_many_flushers_are_free() -> None:
+    flush = Flushes()
+    coalescer = Coalescer(flush, max_items=1_000, flushers=2)
+
+    await asyncio.gather(*map(coalescer.submit, map(str, range(WORTH_A_FLUSH))))
+
+    assert [len(batch) for batch in flush.batches] == [WORTH_A_FLUSH]
 
 
 async def test_two_flushers_work_at_the_same_time_and_a_third_waits() -> None:

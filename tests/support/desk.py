@@ -242,7 +242,7 @@ class Desk:
 
     async def sweep(self, waits: Waits = WAITS) -> int:
         return await sweeps.sweep(
-            self.pools.upkeep,
+            self.pools,
             person_pause=PAUSE,
             waits=waits,
             wake_outbox=self.outbox_woken,

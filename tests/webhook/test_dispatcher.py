@@ -260,6 +260,20 @@ async def test_lanes_claimed_together_are_evaluated_in_one_call_and_committed_in
     assert len(rules.requests) == 1
 
 
+@pytest.mark.parametrize(("apart_seconds", "claims"), [(0, 2), (60, 1)])
+async def test_what_comes_shortly_after_a_claim_waits_for_the_next_one(
+    store: FakeStore, rules: FakeRules, apart_seconds: float, claims: int
+) -> None:
+    store.lanes.put_nowait([a_lane("person:1", "e1")])
+
+    async with dispatching(store, rules, pace(apart_seconds=apart_seconds)):
+        await store.commits.get()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    assert store.claims == claims
+
+
 async def test_rules_are_told_the_book_version_the_name_and_the_platform(
     store: FakeStore, rules: FakeRules
 ) -> None:

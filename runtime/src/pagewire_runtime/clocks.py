@@ -93,7 +93,6 @@ class Clocks:
 
     async def _measured(self) -> timedelta:
         """How far ours is ahead at the least: the answer may have been on its way for any time."""
-        await self._database()  # a connection that is made first takes its time
         before = self._clock.now()
         database = await self._database()
         after = self._clock.now()

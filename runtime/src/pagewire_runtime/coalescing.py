@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar, cast
@@ -12,6 +13,9 @@ from pagewire_runtime.errors import Kind, Refusal, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+WORTH_A_FLUSH = 32
+"""Items for which a flusher that is free is worth its call. Fewer go with the others."""
 
 _Waiting = tuple[T, int, "asyncio.Future[R]"]
 
@@ -30,6 +34,8 @@ class Coalescer(Generic[T, R]):
     larger than that goes alone), and answers each in order with its result or its exception.
     Where it raises as a whole, it is called again item by item, so that a poisoned item fails
     alone; hence it must be safe to repeat. A TRANSIENT refusal is everybody's and is not repeated.
+    Of several `flushers` those that are free share a long queue: else callers that are answered
+    together would come again together, and all but one flusher would stand idle for ever.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Coalescer(Generic[T, R]):
         self._queue: deque[_Waiting[T, R]] = deque()
         self._queued_bytes = 0
         self._flushers: set[asyncio.Task[None]] = set()
+        self._flushing = 0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -98,7 +105,11 @@ class Coalescer(Generic[T, R]):
         batch: list[_Waiting[T, R]] = []
         try:
             while batch := self._take():
-                await self._settle(batch)
+                self._flushing += 1
+                try:
+                    await self._settle(batch)
+                finally:
+                    self._flushing -= 1
         finally:
             for _, _, answer in batch:  # of a flusher that is cancelled; else it is empty
                 answer.cancel()
@@ -108,7 +119,8 @@ class Coalescer(Generic[T, R]):
     def _take(self) -> list[_Waiting[T, R]]:
         batch: list[_Waiting[T, R]] = []
         room = self._max_bytes
-        while self._queue and len(batch) < self._max_items:
+        most = min(self._max_items, self._share())
+        while self._queue and len(batch) < most:
             size = self._queue[0][1]
             if batch and room is not None and size > room:
                 break
@@ -118,6 +130,11 @@ class Coalescer(Generic[T, R]):
                 batch.append(waiting)
                 room = None if room is None else room - size
         return batch
+
+    def _share(self) -> int:
+        """How many of the queue one flusher takes, where others are free as well."""
+        free = self._max_flushers - self._flushing
+        return max(math.ceil(len(self._queue) / free), WORTH_A_FLUSH)
 
     async def _settle(self, batch: list[_Waiting[T, R]]) -> None:
         """Gives each its outcome.

@@ -82,7 +82,7 @@ what is another store's."""
 SHOWN_EVERY = timedelta(seconds=15)
 """What stands how is looked up so often: alarms wait for longer."""
 
-RUNS_STARTED_EVERY = timedelta(seconds=2)
+RUNS_STARTED_EVERY = timedelta(seconds=5)
 """What is due by the schedule, and repairs, are looked for so often."""
 
 SILENCES_SOUGHT_EVERY = timedelta(minutes=5)
@@ -273,7 +273,7 @@ class Store:
 
     async def _sweep(self) -> None:
         await sweeps.sweep(
-            self._pools.upkeep,
+            self._pools,
             person_pause=self._settings.person_pause,
             waits=self._settings.waits,
             wake_outbox=self._outbox.wake,

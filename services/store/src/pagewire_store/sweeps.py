@@ -12,11 +12,13 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pagewire_store import settling
-from pagewire_store.database import driver, in_transaction
+from pagewire_store.columns import BIGINT
+from pagewire_store.connections import Driver
+from pagewire_store.database import Pools, driver, in_live_transaction, in_transaction
 from pagewire_store.outbox import CHUNK, DUE_LOOKS
 from pagewire_store.settling import Ending
 from pagewire_store.transitions import WAITS, Signal, Waits
-from pagewire_store.trips import within
+from pagewire_store.trips import Statement, trip, within
 
 # Each says to which replies a signal applies. They are found without a lock and then settled under
 # theirs, by the tag that was seen: what went on meanwhile is left alone.
@@ -48,9 +50,13 @@ _FIND = {
 }
 
 _LOOK = "look"
-_DUE = " union all ".join(
-    f"select '{what}' where exists (select {of})" for what, of in [*_TO.items(), (_LOOK, DUE_LOOKS)]
-).encode()
+_DUE = Statement(
+    " union all ".join(
+        f"select '{what}' where exists (select {of})"
+        for what, of in [*_TO.items(), (_LOOK, DUE_LOOKS)]
+    ).replace("%(patience)s", "$1 * interval '1 microsecond'"),
+    [BIGINT.element_oid],
+)
 
 _REASONS = {
     Signal.LAPSED: "lease_lapsed",
@@ -62,7 +68,7 @@ _REASONS = {
 
 
 async def sweep(
-    engine: AsyncEngine,
+    pools: Pools,
     *,
     person_pause: timedelta,
     waits: Waits = WAITS,
@@ -74,11 +80,11 @@ async def sweep(
     `wake_looks` is called where an uncertain reply is to be looked for by now. Safe to call at any
     time and from any number of stores. Raises Unavailable.
     """
-    due = await in_transaction(engine, partial(_due, patience=waits.patience))
+    due = await in_live_transaction(pools.live, partial(_due, patience=waits.patience))
     count = 0
     for signal in _TO:
         if signal.value in due:
-            count += await _sweep_all(engine, signal, person_pause, waits)
+            count += await _sweep_all(pools.upkeep, signal, person_pause, waits)
     if count:
         wake_outbox()
     if _LOOK in due:
@@ -86,9 +92,11 @@ async def sweep(
     return count
 
 
-async def _due(connection: AsyncConnection, patience: timedelta) -> set[str]:
-    found = await (await driver(connection)).execute(_DUE, {"patience": patience})
-    return {row[0] for row in await found.fetchall()}
+async def _due(connection: Driver, patience: timedelta) -> set[str]:
+    """By a statement that is a transaction: each second, and mostly all that there is to do."""
+    asked = _DUE.said((patience // timedelta(microseconds=1)).to_bytes(8))
+    (found,) = await trip(connection, asked)
+    return {what for (what,) in found.rows}
 
 
 async def _sweep_all(

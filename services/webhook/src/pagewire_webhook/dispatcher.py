@@ -75,6 +75,9 @@ class Pace:
 
     batches: int = 4
     lanes: int = 64
+    apart_seconds: float = 0.015
+    """Between two claims that found something: what comes meanwhile is claimed, evaluated and
+    committed together. A lone event waits for nothing; of many, each costs half as much."""
     heartbeat_seconds: float = 2.0
     alone_seconds: float = 1.0
     """For a lane whose first event failed, or a dispatcher died of it, before more is claimed."""
@@ -117,6 +120,7 @@ class Dispatcher:
                 self._hold(claimed)
                 task = tasks.create_task(self._decide(claimed))
                 task.add_done_callback(lambda _: room.release())
+                await asyncio.sleep(self.pace.apart_seconds)
                 if any(map(_has_failed, claimed)):
                     # If this process dies of it, it dies of nothing else.
                     await asyncio.wait([task], timeout=self.pace.alone_seconds)
