@@ -24,7 +24,8 @@ LOCK_CONVERSATIONS = Bulk(
 )
 
 # A message that was edited or unsent before it came is shown as it is now. What a person wrote
-# before the page's last word is not unread, so a late message of then does not count.
+# before the page's last word is not unread, so a late message of then does not count; nor does one
+# that history brought first, with Graph's own count.
 _CONVERSATIONS = Bulk(
     f"""
     insert into conversation as c (
@@ -35,7 +36,12 @@ _CONVERSATIONS = Bulk(
             (select case when m.is_deleted then '' else left(m.text, {SNIPPET_LENGTH}) end
                 from message m where m.page_id = n.page_id and m.mid = n.snippet_mid),
             n.snippet),
-        n.unread_count, n.last_inbound_at, n.last_outbound_at
+        n.unread_count - (
+            select count(*)::int
+            from unnest(string_to_array(n.unread_mids, ' ')) as u (mid)
+                join message m on m.page_id = n.page_id and m.mid = u.mid
+            where m.edit_number = 0),
+        n.last_inbound_at, n.last_outbound_at
     from {{rows}} order by n.ord
     on conflict (page_id, participant_id) do update set
         participant_name = coalesce(excluded.participant_name, c.participant_name),
@@ -57,6 +63,7 @@ _CONVERSATIONS = Bulk(
     snippet=TEXT,
     snippet_mid=TEXT,
     unread_count=INT,
+    unread_mids=TEXT,
     last_inbound_at=TIME,
     last_outbound_at=TIME,
 )

@@ -144,7 +144,7 @@ create table message (
     reply_id bigint
 ) with (fillfactor = 90);
 comment on column message.attachments is 'pagewire.type.v1.MessageDetail with attachments alone, as protobuf';
-create index message_by_conversation on message (page_id, participant_id, created_at desc, mid);
+create index message_by_conversation on message (page_id, participant_id, created_at desc) include (mid);
 create index message_unarchived on message (page_id, participant_id, created_at desc) where not is_archived;
 alter table message add primary key (page_id, mid);
 
