@@ -44,8 +44,8 @@ class Bounds:
 
     `uncertain` is how long nobody may know, `second_look` and `between_looks` how long after the
     attempt, and after the first, the second look may be at the soonest; `slowest` how long a POST
-    may take (in pause faults 5), `slack` what is added to each. `growth` is a share of what a
-    process held before.
+    may take (in pause faults 5), `slack` what is added to each. `sender_waits` is how long Meta's
+    sender waits for an answer. `growth` is a share of what a process held before.
     """
 
     uncertain: float = 600.0
@@ -53,6 +53,7 @@ class Bounds:
     between_looks: float = 30.0
     slowest: float = 2.5
     slack: float = 5.0
+    sender_waits: float = 5.0
     growth: float = 0.05
 
 
@@ -84,6 +85,7 @@ class Evidence:
     fault left anybody in doubt about a send, `has_echoes` that all that Graph took was echoed.
     `given` are the pages and keys of events in bodies that Meta was told to send byte for byte.
     `past` are the pages and ids of messages that Meta has, which history may have brought.
+    `silences` are the spans in which an edge could not answer, in Unix seconds.
     `usage` has what each life of a process held before the fault, or when it was warm, and at rest.
     """
 
@@ -99,6 +101,7 @@ class Evidence:
     past: frozenset[tuple[str, str]] = frozenset()
     besides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     catchups: Sequence[Catchup] = ()
+    silences: Sequence[tuple[float, float]] = ()
     usage: Mapping[str, tuple[Usage, Usage]] = field(default_factory=dict)
     is_definite: bool = False
     has_echoes: bool = False

@@ -120,6 +120,7 @@ async def evidence_of(
         blocked=frozenset(page for each in struck for page in each.blocked),
         instagram=on.instagram,
         catchups=[catchup for each in struck for catchup in each.catchups],
+        silences=tuple(rig.silences.spans),
         usage=lives,
         past=await past_of(rig),
     )

@@ -266,6 +266,16 @@ class LeaseRow:
 
 
 @dataclass(frozen=True)
+class DoubtRow:
+    """That a reply came to be in doubt after this attempt, as the rig's own trigger saw it."""
+
+    page_id: str
+    reply_id: int
+    tag: str
+    doubted_at: float
+
+
+@dataclass(frozen=True)
 class MessageRow:
     page_id: str
     mid: str
@@ -341,6 +351,7 @@ class Rows:
     marks: tuple[MarkRow, ...]
     rule_versions: tuple[RuleVersionRow, ...]
     leases: tuple[LeaseRow, ...] = ()
+    doubts: tuple[DoubtRow, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from faults import sends
 from faults.checker import check
-from faults.evidence import Catchup, Evidence, Lane, Violation, reply_name
+from faults.evidence import Bounds, Catchup, Evidence, Lane, Violation, reply_name
 from faults.gathering import bounds_of, evidence_of, watched
 from faults.history import Delivered, End, OutboxRow
 from faults.load import Load, going_on, stage
@@ -41,6 +41,7 @@ ROUND_SECONDS = 5.0
 """Of load, after each of which it may end."""
 REST_SECONDS = 60.0
 """Beside the longest doubt: how long all may take to come to rest."""
+REFUSAL = 503
 DEATH = Row("death", "process", dies_anywhere, frozenset())
 
 Tell: TypeAlias = Callable[[str], None]
@@ -82,6 +83,8 @@ class Chapter:
     events: int = 0
     replies: int = 0
     answers: Answers = Answers()
+    slowest_refusal: float = 0.0
+    """Seconds to the slowest 503 beside which no fault made answers slow."""
     isolation: dict[str, list[float]] = field(default_factory=dict)
     """By row that isolates: p95 of the others' acks, as a multiple of the usual."""
     left: list[str] = field(default_factory=list)
@@ -202,6 +205,7 @@ def _figure(evidence: Evidence, chapter: Chapter) -> None:
     chapter.duplicates = len(sends.duplicates(evidence))
     chapter.events, chapter.replies = len(rows.events), len(rows.outbox)
     chapter.answers = answers(posts)
+    chapter.slowest_refusal = slowest_refusal(posts, chapter.strikes)
     for fault, (meanwhile, usual) in evidence.besides.items():
         ratio = round(meanwhile / usual, 2)
         chapter.isolation.setdefault(fault.partition(",")[0], []).append(ratio)
@@ -228,6 +232,21 @@ def answers(posts: Sequence[Delivered]) -> Answers:
         counts[status] += 1
         slowest[status] = max(slowest.get(status, 0.0), post.ended_at - post.started_at)
     return Answers(counts, slowest)
+
+
+def slowest_refusal(posts: Sequence[Delivered], strikes: Sequence[Strike]) -> float:
+    """As `Chapter` has it; 0 where there is none."""
+    usual = Bounds().slowest
+    slow = [(each.begun, each.ended) for each in strikes if each.struck.slowest > usual]
+    return max(
+        (
+            post.ended_at - post.started_at
+            for post in posts
+            if post.status == REFUSAL
+            and not any(begun < post.ended_at and post.started_at < ended for begun, ended in slow)
+        ),
+        default=0.0,
+    )
 
 
 def beside(evidence: Evidence, strike: Strike) -> list[Delivered]:

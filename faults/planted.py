@@ -2,7 +2,7 @@
 
 `python -m faults.planted <bug> <module>` runs the service's main with one thing patched; the
 services themselves have no switch for it. Each bug says whose it is, which row of the matrix is to
-bring it to light, and which invariants may tell.
+bring it to light, or a narrower form of that row, and which invariants may tell.
 """
 
 from __future__ import annotations
@@ -320,7 +320,9 @@ def later_is_never() -> None:
     from pagewire_sync import outcomes
     from pagewire_sync.failures import Failure
 
-    outcomes._VERDICTS[Failure.THROTTLED] = Verdict.VERDICT_REFUSED
+    _replace(
+        outcomes, "_VERDICTS", outcomes._VERDICTS | {Failure.THROTTLED: Verdict.VERDICT_REFUSED}
+    )
 
 
 # Last, for a log keeps what was once written into it.
@@ -355,9 +357,11 @@ def _reword(statement: Any, words: str, by: str) -> None:
 
 
 def _retable(changes: dict[Any, Any]) -> None:
-    """Gives the outbox's table other ends, or none."""
+    """Gives the outbox's table other ends, or none. Raises LookupError where it has no such row."""
     from pagewire_store import transitions
 
+    if not changes.keys() <= transitions.TABLE.keys():
+        raise LookupError(f"the table does not have all of {list(changes)}")
     table = {key: to for key, to in (dict(transitions.TABLE) | changes).items() if to is not None}
     _replace(transitions, "TABLE", MappingProxyType(table))
 

@@ -81,6 +81,11 @@ class Proxy:
     def is_refusing(self) -> bool:
         return self._server is None
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether it does what it can to pass all on."""
+        return not self._applied and not self.is_refusing
+
     def refuse(self, *, established: bool = True) -> None:
         """Nobody listens any more; `established` connections are reset, or else go on."""
         if self._server is not None:

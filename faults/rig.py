@@ -13,7 +13,12 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +32,7 @@ from faults.postgres import Commits
 from faults.procfs import usage
 from faults.proxy import ANY_PORT, Proxy, hold
 from faults.servers import Postgres, Server, Stop
+from faults.silences import Silences
 from faults.wires import LISTENS, WIRES, through
 from pagewire_cli.embedded import EmbeddedPostgres, EmbeddedValkey, discard
 from pagewire_cli.launcher import MODULES, System, running
@@ -34,6 +40,8 @@ from pagewire_cli.supervisor import Process
 from pagewire_simulator.client import SimulatorClient
 
 SERVICES = ("store", "rules", "sync", "webhook")
+EDGE = "webhook"
+"""The service that answers Meta."""
 
 TESTING = {"PAGEWIRE_TESTING": "true"}
 
@@ -99,6 +107,8 @@ class Rig:
     """The public listener, past any proxy."""
     postgres: Postgres
     valkey: Server
+    silences: Silences
+    """When an edge could not answer, as it was seen."""
 
     def __init__(
         self,
@@ -126,6 +136,7 @@ class Rig:
         self._ended: dict[str, tuple[float, int]] = {}
         self._given: dict[str, dict[str, str]] = {}
         self._metrics: dict[str, str] = {}
+        self._paused: set[str] = set()
         self._copies = 0
         self._on_exit = AsyncExitStack()
 
@@ -212,9 +223,19 @@ class Rig:
     def pause(self, name: str) -> None:
         """Freezes the process: its connections stay open, and nothing answers."""
         self.process(name).send(signal.SIGSTOP)
+        if _service(name) == EDGE and name not in self._paused:
+            self.silences.begin()
+        self._paused.add(name)
 
     def resume(self, name: str) -> None:
         self.process(name).send(signal.SIGCONT)
+        if _service(name) == EDGE and name in self._paused:
+            self.silences.end()
+        self._paused.discard(name)
+
+    def unable(self, service: str) -> AbstractContextManager[None]:
+        """Within the block the service lives, and may have nothing to answer its callers with."""
+        return self.silences.unable() if service == EDGE else nullcontext()
 
     async def replicate(self) -> Postgres:
         """A synchronous replica of PostgreSQL: see `fail_over`."""
@@ -322,10 +343,18 @@ class Rig:
             },
         )
         self.system = await self._on_exit.enter_async_context(system)
+        self._watch_edges()
         await stored.put_witness(self.postgres.url)
         for (_, callee), proxy in self._proxies.items():
             proxy.target = proxy.target or self.system.addresses[callee]
         await self._open_clients()
+
+    def _watch_edges(self) -> None:
+        edges = [self.process(name) for name in self.processes(EDGE)]
+        wires = [proxy for (caller, _), proxy in self._proxies.items() if caller == "sender"]
+        self.silences = Silences(edges, wires)
+        watching = asyncio.create_task(self.silences.watch())
+        self._on_exit.callback(watching.cancel)
 
     async def _start_servers(self) -> None:
         folder = self.folder.resolve()
@@ -402,6 +431,8 @@ class Rig:
 
     def _note_end(self, name: str) -> None:
         self._ended[name] = time.monotonic(), self.process(name).pid
+        if _service(name) == EDGE:
+            self.silences.ending(self.process(name).pid)
 
     async def _next_life(self, name: str, pid: int, within: float) -> None:
         """Returns when a process other than `pid` is ready."""

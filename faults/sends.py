@@ -232,13 +232,19 @@ class Doubt:
 
 
 def doubts(evidence: Evidence) -> list[Doubt]:
-    """Those that there were."""
+    """Those that there were, as the rig's own trigger saw them begin.
+
+    In the store nothing is left of most: an acceptance is the last word on the attempt too.
+    """
+    tags: dict[Key, list[str]] = defaultdict(list)
+    for noted in evidence.rows.doubts:
+        tags[noted.page_id, noted.reply_id].append(noted.tag)
     found = []
     for row in evidence.rows.outbox:
-        attempts = evidence.attempts.get((row.page_id, row.reply_id), [])
-        if _was_in_doubt(row, attempts):
+        if (key := (row.page_id, row.reply_id)) in tags:
+            attempts = evidence.attempts.get(key, [])
             begun = min(
-                (each.started_at for each in attempts if each.verdict in IN_DOUBT),
+                (each.started_at for each in attempts if each.tag in tags[key]),
                 default=row.sending_at,
             )
             is_known = begun is not None and row.ended_at is not None
@@ -250,15 +256,6 @@ def doubts(evidence: Evidence) -> list[Doubt]:
 def uncertain_ends(evidence: Evidence) -> Counter[str]:
     """How often a doubt ended how."""
     return Counter(doubt.end for doubt in doubts(evidence))
-
-
-def _was_in_doubt(row: OutboxRow, attempts: Sequence[AttemptRow]) -> bool:
-    return (
-        row.uncertain_before
-        or row.state in ("uncertain", "parked")
-        or row.settled_by == "readback"
-        or any(attempt.verdict in IN_DOUBT for attempt in attempts)
-    )
 
 
 def _end(row: OutboxRow) -> str:

@@ -1,4 +1,4 @@
-"""What the store has: its tables, read into `Rows` in one transaction; and who held lanes when."""
+"""What the store has, read into `Rows` in one transaction; and what it forgets, as it comes by."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from faults.history import (
     AttemptRow,
     CommentRow,
     DecisionRow,
+    DoubtRow,
     EventRow,
     FiredRow,
     LaneRow,
@@ -75,6 +76,7 @@ RULE_VERSIONS = """
     from rule_version order by rule_id, version
 """
 LEASES = "select page_id, lane, epoch, owner, leased_at from witness.lease order by leased_at"
+DOUBTS = "select page_id, reply_id, tag, doubted_at from witness.doubt order by doubted_at"
 WITNESS: LiteralString = """
     create schema witness;
     create table witness.lease (
@@ -88,8 +90,22 @@ WITNESS: LiteralString = """
     end $$;
     create trigger note_lease after update of epoch on public.lane
         for each row execute function witness.note_lease();
+    create table witness.doubt (
+        page_id text, reply_id bigint, tag text,
+        doubted_at timestamptz not null default clock_timestamp());
+    create function witness.note_doubt() returns trigger language plpgsql security definer as $$
+    begin
+        insert into witness.doubt (page_id, reply_id, tag)
+        values (new.page_id, new.reply_id, new.tag);
+        return null;
+    end $$;
+    create trigger note_doubt after update of state on public.outbox
+        for each row when (new.state = 'uncertain' and old.state <> 'uncertain')
+        execute function witness.note_doubt();
 """
-"""Has every claim of a lane written down, which the store itself forgets at the next one."""
+"""Has every claim of a lane written down, which the store itself forgets at the next one, and every
+reply that comes to be in doubt, of which no trace is left in the store where an acceptance ends it.
+"""
 UNFINISHED = """
     select (select count(*) from event where state = 'pending'),
         (select count(*) from outbox where state in ('ready', 'sending', 'uncertain'))
@@ -123,6 +139,7 @@ async def rows(url: str) -> Rows:
             marks=await read(MARKS, lambda row: MarkRow(**row)),
             rule_versions=await read(RULE_VERSIONS, lambda row: RuleVersionRow(**row)),
             leases=await read(LEASES, lambda row: LeaseRow(**row)),
+            doubts=await read(DOUBTS, lambda row: DoubtRow(**row)),
         )
 
 

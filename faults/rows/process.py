@@ -220,11 +220,12 @@ async def memory_runs_out(rig: Rig, draw: random.Random) -> Struck:
     """A service gets no more memory, and is killed for it if it has not died of that before."""
     name = draw.choice(SERVICES)
     pid = rig.process(name).pid
-    resource.prlimit(pid, resource.RLIMIT_AS, (usage(pid).memory_bytes, resource.RLIM_INFINITY))
-    async with rig.death(name, WITHIN) as death:
-        await asyncio.sleep(LIMPING_SECONDS)
-        if rig.process(name).pid == pid:
-            os.kill(pid, signal.SIGKILL)
+    with rig.unable(name):
+        resource.prlimit(pid, resource.RLIMIT_AS, (usage(pid).memory_bytes, resource.RLIM_INFINITY))
+        async with rig.death(name, WITHIN) as death:
+            await asyncio.sleep(LIMPING_SECONDS)
+            if rig.process(name).pid == pid:
+                os.kill(pid, signal.SIGKILL)
     return Struck(1, {name: (death.seconds,)})
 
 
@@ -289,7 +290,8 @@ def no_descriptors(rig: Rig, service: str, *, anew: bool = True) -> Iterator[Non
         most = held if anew else KEPT
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, limits[pid][1]))
     try:
-        yield
+        with rig.unable(service):
+            yield
     finally:
         for pid, limit in limits.items():
             with contextlib.suppress(ProcessLookupError):

@@ -35,8 +35,8 @@ FLOODING = 256
 TAKEN = "select count(*) from event where person_id = any(%s)"
 HOUR = 3600.0
 LATE = (36 * HOUR, 7 * 24 * HOUR)
-SECONDS = 3.0
-"""For which a fault of the network, or of a clock, goes on."""
+SECONDS = (3.0, 20.0)
+"""At least, and at most: for how long rules are slow, a clock is wrong or the network bad."""
 FLOODED_SLOWEST = 5.0
 """Seconds, of which the generator, which waits for so many answers at once, counts its own too."""
 SKEWS = (300.0, -300.0, -HOUR)
@@ -126,7 +126,7 @@ async def rules_are_slow(rig: Rig, draw: random.Random) -> Struck:
     begun = time.monotonic()
     rig.fault("rules", "rules.evaluate=sleep:1s")
     try:
-        await asyncio.sleep(SECONDS)
+        await asyncio.sleep(draw.uniform(*SECONDS))
         await until(lambda: _are_pending(rig), "events wait for rules")
     finally:
         rig.fault("rules")
@@ -189,9 +189,10 @@ async def _flood(rig: Rig, page: str, people: list[str], draw: random.Random) ->
 async def a_clock_is_wrong(rig: Rig, draw: random.Random) -> Struck:
     """A service's clock is five minutes ahead, five behind, then goes back an hour."""
     service = draw.choice(sorted(REACHED))
+    each = draw.uniform(*SECONDS) / len(SKEWS)
     for seconds in SKEWS:
         rig.fault(service, f"{REACHED[service]}=skew:{seconds:.0f}s once")
-        await asyncio.sleep(SECONDS / len(SKEWS))
+        await asyncio.sleep(each)
     rig.fault(service)
     await restart(rig, service)  # the clock of its next life is right
     return Struck()
@@ -202,7 +203,7 @@ async def two_parts_are_cut_off(rig: Rig, draw: random.Random) -> Struck:
     """Two parts do not reach each other, or only one the other."""
     wire = rig.proxy(*draw.choice(sorted(WIRES)))
     with wire.suffering(Hang(), draw.choice([Direction.UP, Direction.DOWN, Direction.BOTH])):
-        await asyncio.sleep(SECONDS)
+        await asyncio.sleep(draw.uniform(*SECONDS))
     return Struck()
 
 
@@ -212,7 +213,7 @@ async def the_network_is_bad(rig: Rig, draw: random.Random) -> Struck:
     wire = rig.proxy(*draw.choice(sorted(WIRES)))
     toxics: list[Toxic] = [Latency(0.3, 0.3), Slicer(1), Bandwidth(20_000)]
     with wire.suffering(draw.choice(toxics)):
-        await asyncio.sleep(SECONDS)
+        await asyncio.sleep(draw.uniform(*SECONDS))
     return Struck()
 
 

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import signal
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ from pagewire.type.v1.sync_run_pb2 import (
 )
 from pagewire_cli import progress
 from pagewire_cli.main import main
-from pagewire_cli.progress import Board, Pace, figures, steps
+from pagewire_cli.progress import Board, Pace, figures, steps, times
+from pagewire_runtime.clock import Clock
 from pagewire_runtime.errors import Unavailable
 from tests.support.operated import Pagewire
 
@@ -372,6 +374,65 @@ def test_the_figures_of_a_run_are_one_line(
 )
 def test_a_bar_is_never_beyond_its_end(shown: SyncRun, told: tuple[int, int | None]) -> None:
     assert steps(shown) == told
+
+
+class Stopped(Clock):
+    """An hour and some after the runs began, for ever."""
+
+    def now(self) -> datetime:
+        return BEGAN.ToDatetime(UTC) + timedelta(hours=1, minutes=1, seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("shown", "left", "text"),
+    [
+        (SyncRun(state=SYNC_STATE_QUEUED), None, ""),
+        (run(), None, "1:01:05"),
+        (run(), 75.0, "1:01:05, 1:15 left"),
+        (run(), 0.0, "1:01:05"),
+        (ending(SYNC_STATE_SUCCEEDED), 0.0, "0:12"),
+    ],
+)
+def test_a_run_tells_how_long_it_took_and_what_is_left_where_that_shows(
+    shown: SyncRun, left: float | None, text: str
+) -> None:
+    assert times(shown, Stopped().now(), left) == text
+
+
+def test_a_run_whose_machine_is_ahead_of_ours_has_taken_no_time_yet() -> None:
+    assert times(run(), BEGAN.ToDatetime(UTC) - timedelta(minutes=2), None) == "0:00"
+
+
+def test_a_run_of_which_nobody_can_tell_how_much_there_is_shows_its_figures_and_no_end() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160)
+    first, then = run(), run(conversations=600)
+    first.ClearField("expected")
+    then.ClearField("expected")
+
+    with Board(console, crowded=False, wall=Stopped()) as tell:
+        tell(first)
+        tell(then)
+        screen.truncate(0)
+
+    last = screen.getvalue()
+    assert "600 threads, 9,000 messages, 21 calls, 87 % of the budget left 1:01:05" in last
+    assert "1:01:05," not in last
+
+
+def test_a_narrow_terminal_shows_all_of_a_run() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+
+    with Board(console, crowded=False, wall=Stopped()) as tell:
+        tell(run())
+        screen.truncate(0)
+
+    shown = screen.getvalue()
+    told = "full conversations 500 threads, 9,000 messages, 21 calls, 87 % of the budget left"
+    assert [word for word in told.split() if word not in shown] == []
+    assert "1:01:05" in shown
+    assert "…" not in shown
 
 
 def test_a_pace_counts_from_when_we_began_to_look() -> None:

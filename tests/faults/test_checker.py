@@ -12,9 +12,11 @@ from faults import sends
 from faults.checker import INVARIANTS, check
 from faults.evidence import Bounds, Catchup, Evidence
 from faults.history import End, LaneRow, RawRow, Traces, Usage
+from pagewire_store.settings import Settings
 from tests.support.evidence import ANN, ANSWER, BOB, NOW, PAGE, Run, good_run, rule_version
 
 HELD = Usage(open_files=40, connections=12, threads=6, memory_bytes=80 * 2**20)
+POOL: int = Settings.model_fields["database_pool_max"].default
 
 
 def broken(evidence: Evidence) -> set[str]:
@@ -52,10 +54,10 @@ def test_an_acknowledged_event_that_is_nowhere_is_lost() -> None:
 def test_an_event_that_was_never_acknowledged_may_be_missing() -> None:
     run = good_run()
     run.happened.append(replace(run.happened[0], ref="x", key="message:m_unknown"))
-    run.post("x", end=End.UNKNOWN, status=None)
+    post = run.post("x", end=End.UNKNOWN, status=None)
     run.post("x", end=End.FAIL, status=503)
 
-    assert check(run.evidence()) == []
+    assert check(run.evidence(silences=[(post.started_at, post.ended_at)])) == []
 
 
 def test_an_acknowledged_event_may_be_in_quarantine_whole() -> None:
@@ -306,7 +308,9 @@ def lost_and_found(run: Run, *, looks: tuple[float, ...] = (20, 45), echo: bool 
     row = run.say(ANN, "m_9", "price")
     run.decide(row)
     reply = run.enqueue(row)
-    first = run.take(reply, run.attempt(reply, "uncertain", None).tag, answer="cut")
+    attempt = run.attempt(reply, "uncertain", None)
+    first = run.take(reply, attempt.tag, answer="cut")
+    run.doubt(reply, attempt)
     if echo:
         run.echo(reply, first)
     for seconds in looks:
@@ -447,6 +451,7 @@ def test_a_parked_reply_may_have_been_taken_but_not_where_nothing_was_in_doubt()
     assert broken(run.evidence()) == {"I4"}
     attempt = next(each for each in run.attempts if each.reply_id == parked.reply_id)
     run.change(run.attempts, attempt, verdict="uncertain", settled_by=None)
+    run.doubt(parked, attempt)
     assert check(run.evidence()) == []
     assert broken(run.evidence(is_definite=True)) == {"I4"}
     assert sends.uncertain_ends(run.evidence()) == {"parked": 1}
@@ -463,12 +468,34 @@ def test_ends_of_doubt_are_told_apart() -> None:
     run = good_run()
     for at, settled_by in enumerate(["echo", "readback", "response"]):
         reply = run.change(run.outbox, run.outbox[at], settled_by=settled_by)
-        attempt = next(each for each in run.attempts if each.reply_id == reply.reply_id)
-        run.change(run.attempts, attempt, verdict="lease_lapsed")
+        # As the store leaves it: how its reply was settled is the last word on the attempt too.
+        run.doubt(reply, next(each for each in run.attempts if each.reply_id == reply.reply_id))
 
     ends = sends.uncertain_ends(run.evidence())
 
     assert ends == {"echo": 1, "readback": 1, "late_answer": 1}
+
+
+def test_a_doubt_goes_from_the_start_of_its_attempt_to_the_end_of_its_reply() -> None:
+    run = good_run()
+    reply = run.outbox[0]
+    attempt = next(each for each in run.attempts if each.reply_id == reply.reply_id)
+    run.change(run.outbox, reply, settled_by="echo", ended_at=attempt.started_at + 7)
+    run.doubt(reply, attempt)
+    waits = run.enqueue(run.events[0], state="uncertain")
+    run.doubt(waits, run.attempt(waits, "uncertain", None))
+
+    found = sends.doubts(run.evidence())
+
+    assert [doubt.end for doubt in found] == ["echo", "open"]
+    assert [doubt.seconds for doubt in found] == [pytest.approx(7), None]
+
+
+def test_what_was_settled_before_anybody_asked_was_never_in_doubt() -> None:
+    run = good_run()
+    run.change(run.outbox, run.outbox[0], settled_by="echo")
+
+    assert sends.doubts(run.evidence()) == []
 
 
 # I6: order.
@@ -688,18 +715,48 @@ def test_a_late_answer_and_silence_are_caught(end: End, status: int | None) -> N
     run = good_run()
     post = run.post("e1", end=end, status=status)
     run.change(run.delivered, post, ended_at=post.started_at + 2.6)
+    silences = [(post.started_at, post.started_at + 2.6)]
 
-    assert broken(run.evidence()) == {"I10"}
-    assert check(run.evidence(bounds=Bounds(slowest=5))) == []
+    assert broken(run.evidence(silences=silences)) == {"I10"}
+    assert check(run.evidence(silences=silences, bounds=Bounds(slowest=5))) == []
 
 
 def test_refusals_that_are_honest_pass() -> None:
     run = good_run()
     for status in (503, 403, 413, 408):
         run.post("e1", end=End.FAIL, status=status)
-    run.post("e1", end=End.UNKNOWN, status=None)
 
     assert check(run.evidence()) == []
+
+
+@pytest.mark.parametrize("end", [End.UNKNOWN, End.FAIL], ids=["torn", "refused"])
+def test_silence_however_quick_is_caught_where_the_edge_could_have_answered(end: End) -> None:
+    run = good_run()
+    post = run.post("e1", end=end, status=None)
+    before, after = (post.started_at - 9, post.started_at - 1), (post.ended_at + 1, NOW + 99)
+
+    (violation,) = check(run.evidence(silences=[before, after]))
+
+    assert violation.invariant == "I10"
+    assert violation.why == "was left without an answer after 0.0 s"
+
+
+def test_silence_is_borne_while_the_edge_could_not_answer() -> None:
+    run = good_run()
+    post = run.post("e1", end=End.UNKNOWN, status=None)
+
+    for begun, ended in [(-1.0, 0.001), (0.001, 9.0), (0.002, 0.003), (-1.0, 9.0)]:
+        span = post.started_at + begun, post.started_at + ended
+        assert check(run.evidence(silences=[span])) == []
+
+
+def test_an_answer_that_nobody_waited_for_is_late_and_no_silence() -> None:
+    run = good_run()
+    post = run.post("e1", end=End.UNKNOWN, status=None)
+    run.change(run.delivered, post, ended_at=post.started_at + Bounds().sender_waits)
+
+    assert broken(run.evidence()) == {"I10"}
+    assert check(run.evidence(bounds=Bounds(slowest=60))) == []
 
 
 # I11: no phantoms.
@@ -767,7 +824,7 @@ def test_a_send_that_is_no_reply_of_ours_is_caught() -> None:
     "after",
     [
         {"open_files": 60},
-        {"connections": 26},
+        {"connections": 28},
         {"threads": 9},
         {"memory_bytes": 95 * 2**20},
     ],
@@ -777,6 +834,15 @@ def test_a_process_that_holds_more_than_before_is_caught(after: dict[str, int]) 
 
     assert broken(run.evidence(usage={"store": (HELD, replace(HELD, **after))})) == {"I12"}
     assert check(run.evidence(usage={"store": (HELD, HELD)})) == []
+
+
+def test_a_store_that_was_looked_at_without_postgresql_may_fill_its_pools() -> None:
+    idle, filled = replace(HELD, connections=2), replace(HELD, connections=POOL)
+    fuller = replace(filled, connections=POOL + 1)
+    run = good_run()
+
+    assert check(run.evidence(usage={"store": (idle, filled)})) == []
+    assert broken(run.evidence(usage={"store": (idle, fuller)})) == {"I12"}
 
 
 @pytest.mark.parametrize("canary", ["EAAG-token-of-the-page", "2001", "Ann Lee"])

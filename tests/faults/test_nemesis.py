@@ -2,8 +2,11 @@
 
 import random
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +15,17 @@ from faults.__main__ import percentile, rendered, summary
 from faults.evidence import Catchup, Violation
 from faults.gathering import bounds_of
 from faults.history import Delivered, End
-from faults.nemesis import Chapter, Strike, answers, beside, besides, chapters, drawn, p95
+from faults.nemesis import (
+    Chapter,
+    Strike,
+    answers,
+    beside,
+    besides,
+    chapters,
+    drawn,
+    p95,
+    slowest_refusal,
+)
 from faults.rig import QUICK, Rig
 from faults.rows import WEIGHTS, Row, Struck, every
 from faults.sends import Doubt
@@ -70,6 +83,46 @@ def test_a_row_cannot_be_registered_twice_or_without_a_family_or_a_sentence() ->
         with pytest.raises(ValueError, match=id):
             rows.row(id, weight=family)(strike)
     assert "F999" not in every()
+
+
+class Brief(random.Random):
+    """Draws what is over at once, and notes from what."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.lengths: list[tuple[float, float]] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.lengths.append((a, b))
+        return 0.0
+
+
+class Unharmed:
+    """A rig that bears everything."""
+
+    def proxy(self, caller: str, callee: str) -> Any:
+        return SimpleNamespace(suffering=lambda *toxic: nullcontext())
+
+    def fault(self, service: str, rules: str = "") -> None:
+        pass
+
+    def terminate(self, name: str) -> None:
+        pass
+
+    async def back(self, name: str, within: float) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("row", ["F77", "F78", "F79"])
+async def test_how_long_the_network_or_a_clock_is_bad_is_drawn_and_least_in_the_shortest_run(
+    row: str,
+) -> None:
+    draw = Brief()
+
+    await every()[row].strike(cast("Rig", Unharmed()), draw)
+
+    assert draw.lengths == [(3.0, 20.0)]
+    assert rows.Least(1).uniform(*draw.lengths[0]) == 3.0
 
 
 def test_a_run_is_cut_into_chapters_of_which_each_can_be_played_again() -> None:
@@ -132,6 +185,59 @@ def test_the_summary_has_what_befell_what_was_broken_and_how_long_all_took() -> 
     assert found["violations"][0] == {"seed": 8, "is": "I1 event 1/m: is nowhere"}
     assert found["failed_rows"] == ["F11: did not die"]
     assert (good.is_good, bad.is_good) == (True, False)
+
+
+def quick() -> Chapter:
+    """A chapter in which each goal in time is just reached."""
+    back = Struck(20, {"store": (3.0,) * 19 + (5.0,)})
+    away = Struck(recoveries={"postgres": (5.0,)})
+    chapter = Chapter(7, 600, [Strike("F04", 2, 9, back), Strike("F20", 9, 12, away)])
+    chapter.slowest_refusal = 2.5
+    chapter.isolation = {"F29": [1.5]}
+    return chapter
+
+
+def test_goals_in_time_that_are_reached_are_not_told_of() -> None:
+    found = summary(7, 10, [], [quick()])
+
+    assert found["missed"] == []
+    assert "MISSED" not in rendered(found)
+
+
+def test_each_goal_in_time_that_is_missed_is_told_and_is_no_broken_promise() -> None:
+    slow = quick()
+    back = Struck(20, {"store": (3.1,) * 19 + (5.1,)})
+    away = Struck(recoveries={"postgres": (5.2,)})
+    slow.strikes = [Strike("F04", 2, 9, back), Strike("F20", 9, 12, away)]
+    slow.slowest_refusal = 2.6
+    slow.isolation = {"F29": [1.6], "F17b": [1.2]}
+
+    found = summary(7, 10, [], [slow])
+
+    assert found["missed"] == [
+        "back after a kill, p95: 3.1 s, goal 3.0",
+        "back after a kill, at most: 5.1 s, goal 5.0",
+        "first 200 after an outage, at most: 5.2 s, goal 5.0",
+        "503, the slowest: 2.6 s, goal 2.5",
+        "acks beside F29, p95: 1.6 × the usual, goal 1.5",
+    ]
+    told = [line for line in rendered(found).splitlines() if line.startswith("MISSED")]
+    assert told == [f"MISSED             {each}" for each in found["missed"]]
+    assert found["violations"] == []
+    assert slow.is_good
+
+
+def test_a_refusal_beside_a_fault_that_makes_answers_slow_is_held_to_no_goal() -> None:
+    refused = [
+        Delivered(n, "/", (), 1, False, begun, begun + took, End.FAIL, 503)
+        for n, (begun, took) in enumerate([(1.0, 0.2), (10.0, 4.0), (19.0, 3.0), (25.0, 0.3)], 1)
+    ]
+    acked = replace(refused[0], ended_at=9.0, end=End.OK, status=200)
+    strikes = [Strike("F19", 12, 20, Struck(slowest=5.5)), Strike("F20", 24, 26, Struck())]
+
+    assert slowest_refusal([*refused, acked], strikes) == pytest.approx(0.3)
+    assert slowest_refusal(refused, strikes[1:]) == pytest.approx(4.0)
+    assert slowest_refusal([], []) == 0
 
 
 def test_the_summary_reads_as_text() -> None:

@@ -1,7 +1,9 @@
-"""The tests' own test: each planted bug is brought to light by the row that is meant for it.
+"""The tests' own test: each planted bug is brought to light by the row that is meant for it, or by
+a narrower form of that row.
 
 All but one thing is as in the row's own test; the same row, on the same load, finds nothing wrong
-in the services as they are.
+in the services as they are. Five bugs do harm where their row seldom comes by: `SETTINGS` has a
+`strike` of their own, which says of what row it is.
 """
 
 import asyncio
@@ -54,7 +56,8 @@ IN_DOUBT = "select count(*) from outbox where state in ('sending', 'uncertain')"
 
 
 async def a_sender_is_late(rig: Rig, draw: random.Random) -> Struck:
-    """A sender says how a send ended when its lease is over, and nobody can look meanwhile."""
+    """F16 of a sender: it says how a send ended when its lease is over, and nobody can look
+    meanwhile."""
     await rig.meta.faults(Script(fault="error", endpoint="conversations"))
     rig.fault("sync", f"sync.after_response=sleep:{float(QUICK['STORE_SEND_LEASE_SECONDS']) + 2}s")
     await asyncio.sleep(3)
@@ -65,7 +68,8 @@ async def a_sender_is_late(rig: Rig, draw: random.Random) -> Struck:
 
 
 async def nobody_can_look(rig: Rig, draw: random.Random) -> Struck:
-    """Sends are taken and not answered, and all looks fail until none of them is in doubt."""
+    """F51 for messages alone: sends are taken and not answered, and all looks fail until none of
+    them is in doubt."""
     blind = Script(fault="error", endpoint="conversations")
     await rig.meta.faults(blind, *sending.one_by_one(sending.CREATING, draw, created=True))
 
@@ -82,19 +86,21 @@ async def nobody_can_look(rig: Rig, draw: random.Random) -> Struck:
 
 
 async def a_clock_is_behind(rig: Rig, draw: random.Random) -> Struck:
-    """The store's clock goes back an hour; then the dispatcher dies with lanes that it has."""
+    """The last of F77, of the store: its clock goes back an hour. Then the dispatcher dies with
+    lanes that it has, as in F07, which somebody must take over by the database's clock."""
     rig.fault("store", "store.ingest.before_begin=skew:-3600s once")
     await asyncio.sleep(0.5)
     return await every()["F07"].strike(rig, draw)
 
 
 async def poison_for_a_while(rig: Rig, draw: random.Random) -> Struck:
-    """An event kills rules for longer than it takes to find out that it does."""
+    """F17b without its end: an event kills rules for longer than it takes to find out that it
+    does."""
     return await poisoned(rig, "rules", "rules.evaluate", POISON_SECONDS)
 
 
 async def rules_die(rig: Rig, draw: random.Random) -> Struck:
-    """Rules die with events that they have, and of none of them."""
+    """F17c without its outage: rules die with events that they have, and of none of them."""
     return await dies(rig, draw, "rules", "rules.evaluate")
 
 
@@ -106,6 +112,7 @@ class Setting:
     draws: int = 1
     echo: Echoes | None = None
     strike: Callable[[Rig, random.Random], Awaitable[Struck]] | None = None
+    """In the row's place."""
     is_definite: bool = False
     has_echoes: bool = False
 

@@ -21,6 +21,7 @@ from faults.rows.postgres import LANE, READERS, crowd, locked, next_lane, slow_r
 from faults.servers import Stop
 from faults.toxics import Hang
 from pagewire_simulator.acts import Say
+from pagewire_store.settings import Settings
 from tests.support.struck import SMALL, trial
 
 pytestmark = [
@@ -30,7 +31,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-POOL = 15
+POOL: int = Settings.model_fields["database_pool_max"].default
 """All connections of a store, by its settings."""
 WRITERS = 50
 

@@ -182,6 +182,32 @@ async def test_a_paused_process_answers_nobody_until_it_goes_on(rig: Rig) -> Non
     assert (await rig.edge.get("/healthz")).status_code == 200
 
 
+async def test_when_the_edge_could_not_answer_is_noted_and_nobody_elses_death(rig: Rig) -> None:
+    async def is_noted(at: float) -> bool:
+        return any(begun <= at <= ended for begun, ended in rig.silences.spans)
+
+    async def all_is_well() -> bool:
+        return not await is_noted(time.time() - 1)
+
+    await until(all_is_well)
+    await rig.kill("rules")
+    died_at = time.time()
+    await rig.back("rules")
+    assert not await is_noted(died_at)
+
+    rig.pause("webhook")
+    paused_at = time.time()
+    rig.resume("webhook")
+    await until(lambda: is_noted(paused_at))
+    rig.terminate("webhook")
+    ended_at = time.time()
+    await until(lambda: is_noted(ended_at))
+    await rig.back("webhook")
+    with rig.proxy("sender", "edge").suffering(Hang()):
+        cut_at = time.time()
+        await until(lambda: is_noted(cut_at))
+
+
 async def test_a_lost_answer_to_the_commit_of_an_ingest_stores_it_once(rig: Rig, on: Stage) -> None:
     loss = rig.commits.lose(Lost.ANSWER, saying="into event")
 

@@ -1,10 +1,15 @@
 """What a process refuses to start with."""
 
+import base64
 import os
 import subprocess
 import sys
 
 import pytest
+
+from tests.support.servers import database_url, migrated_template, postgres_server
+
+__all__ = ["database_url", "migrated_template", "postgres_server"]
 
 SHARED = {
     "PATH": os.defpath,
@@ -13,6 +18,7 @@ SHARED = {
     ),
     "META_APP_ID": "1",
     "META_APP_SECRET": "app-secret-of-the-tests",
+    "TOKEN_ENCRYPTION_KEYS": "k1:" + base64.urlsafe_b64encode(b"1" * 32).decode(),
 }
 
 
@@ -27,11 +33,11 @@ def started(service: str, *options: str, **env: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("service", ["rules", "sync"])
-def test_no_service_starts_in_the_clear_for_other_machines(service: str) -> None:
+@pytest.mark.parametrize("service", ["rules", "sync", "store"])
+def test_no_service_starts_in_the_clear_for_other_machines(service: str, database_url: str) -> None:
     listen = {f"{service.upper()}_LISTEN": "0.0.0.0:0"}
 
-    ended = started(service, **listen)
+    ended = started(service, DATABASE_URL=database_url, **listen)
 
     assert ended.returncode == 2
     assert "TLS_CERT_FILE" in ended.stderr

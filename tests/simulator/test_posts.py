@@ -59,6 +59,29 @@ async def test_the_feed_has_no_advertisements_and_ads_posts_nothing_else(
     assert codes(await graph.call("GET", f"{page.id}/media")) == (400, 100)
 
 
+async def test_a_post_was_updated_when_somebody_last_wrote_below_it(
+    simulator: SimulatorClient, page: AccountView, graph: GraphCaller
+) -> None:
+    await simulator.create_history(page.id, posts=2, comments=2, replies=1, newest_ago=3_600)
+    old, quiet = (await simulator.truth(page.id)).posts
+
+    async def times() -> dict[str, tuple[str, str]]:
+        answer = await graph.call("GET", f"{page.id}/feed", fields="id,created_time,updated_time")
+        shown = answer.json()["data"]
+        return {one["id"]: (one["created_time"], one["updated_time"]) for one in shown}
+
+    before = await times()
+    said = await simulator.comment(page.id, "price?", post=old.id, silently=True)
+    commented = await times()
+    await simulator.comment(page.id, "and mine?", parent=said.comment, ago=-60, silently=True)
+    replied = await times()
+
+    assert all(created < updated for created, updated in before.values())
+    assert before[old.id][1] < commented[old.id][1] < replied[old.id][1]
+    assert {each[old.id][0] for each in (before, commented, replied)} == {before[old.id][0]}
+    assert before[quiet.id] == commented[quiet.id] == replied[quiet.id]
+
+
 async def test_comments_of_a_post_come_by_filter_and_order_with_a_summary(
     simulator: SimulatorClient, page: AccountView, graph: GraphCaller
 ) -> None:
@@ -107,6 +130,23 @@ async def test_a_facebook_comment_is_told_with_its_replies_nested(
         {"id": reply.comment},
     ]
     assert feed.json()["data"][0]["comments"]["summary"]["total_count"] == 2
+
+
+async def test_what_is_attached_to_a_facebook_comment_is_told_where_it_is_asked_for(
+    simulator: SimulatorClient, page: AccountView, graph: GraphCaller
+) -> None:
+    await simulator.create_history(page.id, posts=1, comments=40, attachments=0.5)
+    truth = await simulator.truth(page.id)
+    path = f"{truth.posts[0].id}/comments"
+
+    asked = await graph.call("GET", path, fields="attachment", limit=100)
+    plain = await graph.call("GET", path, limit=100)
+
+    shown = {one["id"]: one["attachment"] for one in asked.json()["data"] if "attachment" in one}
+    told = {id: (one["type"], one["url"]) for id, one in shown.items()}
+    assert told == {one.id: one.attachment for one in truth.comments if one.attachment}
+    assert 0 < len(told) < 40
+    assert not any("attachment" in one for one in plain.json()["data"])
 
 
 async def test_what_is_too_far_in_is_refused_by_its_cursor(

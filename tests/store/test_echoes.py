@@ -1,3 +1,4 @@
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -90,6 +91,56 @@ async def test_how_it_is_known_that_a_reply_was_sent_is_counted(desk: Desk) -> N
 def known_by(via: str) -> float:
     labels = {"state": "sent", "signal": "accepted", "via": via}
     return metrics.registry.get_sample_value("pagewire_replies_total", labels) or 0.0
+
+
+async def in_doubt(desk: Desk, number: int) -> ClaimedReply:
+    """A reply, in a lane of its own, whose sender does not know how its attempt ended."""
+    reply = await desk.answer(
+        message(f"m_{number}", person=f"20{number}", lane=f"person:20{number}")
+    )
+    await desk.record(reply.tag, VERDICT_UNCERTAIN, reason="timeout")
+    return reply
+
+
+def doubts_ended() -> Counter[str]:
+    """How many of all, by how."""
+    return Counter(
+        {
+            sample.labels["end"]: int(sample.value)
+            for metric in metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == "pagewire_uncertain_ends_total"
+        }
+    )
+
+
+async def test_how_a_doubt_ended_is_counted_and_no_end_of_what_was_never_in_doubt(
+    desk: Desk,
+) -> None:
+    before = doubts_ended()
+    known = await desk.answer(message("m_1"))
+    await desk.receive(echo("m_known", tag=known.tag, app_id=OUR_APP))
+    told = await in_doubt(desk, 2)
+    await desk.receive(echo("m_told", tag=told.tag, person="202", app_id=OUR_APP))
+    found = await in_doubt(desk, 3)
+    await desk.pass_time(21)
+    await desk.look()
+    await desk.found(found.tag, found_mid="m_found")
+    taken, refused = await in_doubt(desk, 4), await in_doubt(desk, 5)
+    await desk.record(taken.tag, VERDICT_ACCEPTED, mid="m_taken")
+    await desk.record(refused.tag, VERDICT_REFUSED, reason="refused")
+    nowhere = await in_doubt(desk, 6)
+    for _ in range(2):
+        await desk.pass_time(60)
+        await desk.look()
+        await desk.found(nowhere.tag, clean=True)
+    await in_doubt(desk, 7)
+    await desk.pass_time(601)
+
+    await desk.sweep()
+
+    ends = {"echo": 1, "readback": 1, "late_answer": 2, "resend": 1, "parked": 1}
+    assert doubts_ended() - before == ends
 
 
 async def test_an_echo_after_the_response_is_the_same_row(desk: Desk) -> None:

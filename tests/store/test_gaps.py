@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import text
 
 from pagewire.store.v1.ingest_service_pb2 import ReportReceptionRequest
 from pagewire.store.v1.ingest_service_pb2_grpc import (
@@ -27,7 +28,7 @@ from pagewire.type.v1.sync_run_pb2 import (
 )
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import Kind, Refusal
-from pagewire_store import gaps, runs
+from pagewire_store import gaps, page_care, runs
 from pagewire_store.database import Pools, in_transaction
 from pagewire_store.gaps import Loss, Seen, losses
 from pagewire_store.ingest_servicer import IngestServicer
@@ -491,6 +492,30 @@ class TestRepairs:
 
         assert (blocked, await page.repairs()) == (0, 0)
 
+    async def test_a_page_that_is_repaired_is_checked_since_meta_may_have_unsubscribed_it(
+        self, page: Page, rows: Rows
+    ) -> None:
+        await rows.add_page("2")
+        await rows.query("update page set check_due_at = now() + interval '1 day'")
+        await page.open_gap(HOUR, noticed=HOUR)
+
+        await page.repairs()
+
+        checks = await in_transaction(
+            page.pools.general, lambda each: page_care.claim_checks(each, 10, MINUTE)
+        )
+        assert [each.page_id for each in checks] == ["1"]
+
+    async def test_a_page_that_another_transaction_holds_is_repaired_at_the_next_look(
+        self, page: Page, rows: Rows
+    ) -> None:
+        await page.open_gap(HOUR, noticed=HOUR)
+        async with page.pools.general.begin() as asking:
+            await asking.execute(text("select from page where page_id = '1' for share"))
+            meanwhile = await page.repairs()
+
+        assert (meanwhile, await page.repairs()) == (0, 1)
+
     async def test_stores_that_look_at_the_same_time_start_one_repair(
         self, page: Page, rows: Rows
     ) -> None:
@@ -610,7 +635,7 @@ class TestRepairs:
         ("state", "is_closed"),
         [
             (SYNC_STATE_SUCCEEDED, True),
-            (SYNC_STATE_PARTIAL, True),
+            (SYNC_STATE_PARTIAL, False),
             (SYNC_STATE_FAILED, False),
         ],
     )
@@ -626,6 +651,91 @@ class TestRepairs:
         assert (await page.gap() is None) is is_closed
         assert (mirror.repaired_at is not None) is is_closed
         assert mirror.synced_at is None  # it never was mirrored, and a repair does not do that
+
+    async def partial(self, page: Page, times: int, *, ago: timedelta) -> None:
+        """So many repairs of the gap were partial, the last of them so long ago."""
+        await page.rows.add(
+            "sync_run",
+            *(
+                {
+                    "run_id": f"partial-{number}",
+                    "page_id": "1",
+                    "kind": "conversations",
+                    "mode": "incremental",
+                    "origin": "repair",
+                    "state": "partial",
+                }
+                for number in range(times)
+            ),
+        )
+        await page.rows.query(
+            "update sync_run set created_at = now() - make_interval(secs => :ago),"
+            " gap_from = (select gap_from from mirror) where state = 'partial'",
+            ago=ago.total_seconds(),
+        )
+
+    async def test_a_thread_that_can_never_be_read_keeps_a_gap_open_for_so_many_repairs(
+        self, page: Page, rows: Rows
+    ) -> None:
+        await page.open_gap(HOUR, noticed=HOUR)
+        open_after = []
+
+        for _ in range(runs.PARTIAL_REPAIRS):
+            await rows.query("update sync_run set created_at = created_at - interval '1 day'")
+            assert await page.repairs() == 1
+            await self.ended(page, SYNC_STATE_PARTIAL)
+            open_after.append(await page.gap() is not None)
+
+        mirror = await rows.one("select repaired_at from mirror")
+        assert open_after == [True] * (runs.PARTIAL_REPAIRS - 1) + [False]
+        assert mirror.repaired_at is not None
+
+    async def test_one_that_reads_it_all_after_some_that_could_not_closes_the_gap(
+        self, page: Page
+    ) -> None:
+        await page.open_gap(HOUR, noticed=10 * HOUR)
+        await self.partial(page, 2, ago=9 * HOUR)
+        await page.repairs()
+
+        await self.ended(page, SYNC_STATE_SUCCEEDED)
+
+        assert await page.gap() is None
+
+    @pytest.mark.parametrize(
+        ("times", "pause"), [(1, HOUR), (2, 2 * HOUR), (3, 4 * HOUR), (4, 8 * HOUR)]
+    )
+    async def test_what_could_not_be_read_is_tried_again_ever_later(
+        self, page: Page, rows: Rows, times: int, pause: timedelta
+    ) -> None:
+        await page.open_gap(10 * HOUR, noticed=10 * HOUR)
+        await self.partial(page, times, ago=pause - MINUTE)
+        early = await page.repairs()
+        await rows.query("update sync_run set created_at = created_at - interval '2 minutes'")
+
+        assert (early, await page.repairs()) == (0, 1)
+
+    async def test_a_loss_that_comes_then_does_not_wait_for_what_could_not_be_read(
+        self, page: Page
+    ) -> None:
+        await page.open_gap(10 * HOUR, noticed=10 * HOUR)
+        await self.partial(page, 4, ago=HOUR + MINUTE)
+        before = await page.repairs()
+        await page.rows.query("update mirror set gap_noticed_at = now() - interval '30 minutes'")
+
+        assert (before, await page.repairs()) == (0, 1)
+
+    async def test_the_repairs_of_another_gap_are_none_of_this_one(
+        self, page: Page, rows: Rows
+    ) -> None:
+        await page.open_gap(20 * HOUR, noticed=20 * HOUR)
+        await self.partial(page, runs.PARTIAL_REPAIRS, ago=2 * HOUR)
+        await page.open_gap(90 * MINUTE, noticed=90 * MINUTE)
+
+        started = await page.repairs()
+        await self.ended(page, SYNC_STATE_PARTIAL)
+
+        assert started == 1
+        assert await page.gap() is not None
 
     async def test_what_is_lost_while_a_repair_runs_is_left_for_the_next(self, page: Page) -> None:
         await page.open_gap(HOUR, noticed=10 * MINUTE)

@@ -364,6 +364,56 @@ async def test_a_button_that_a_webhook_told_of_is_no_message_to_recover(
     assert await database.values("select pending from lane") == [2]
 
 
+async def test_a_button_whose_webhook_comes_after_a_repair_brought_its_message_is_known(
+    ingestor: Ingestor, database: Database
+) -> None:
+    recovered = message("m_1", source=SOURCE_RECOVERED)
+    await store(ingestor, delivery(recovered))
+
+    (alone,) = await store(ingestor, delivery(pressed()))
+    (beside,) = await store(ingestor, delivery(pressed(), message("m_2", 1)))
+    (both,) = await store(ingestor, delivery(pressed(), recovered))
+
+    assert (alone.new_events, alone.known_events) == (0, 1)
+    assert (beside.new_events, beside.known_events) == (1, 1)
+    assert (both.new_events, both.known_events) == (0, 2)
+    assert await database.values("select event_key from event order by event_key") == [
+        "message:m_1",
+        "message:m_2",
+    ]
+    assert await database.values("select pending from lane") == [2]
+    assert await database.values("select unread_count from conversation") == [2]
+
+
+async def test_a_button_that_a_repair_brings_as_a_message_meanwhile_is_one_event(
+    pools: Pools, database: Database, database_url: str
+) -> None:
+    others = open_pools(database_url, 13)
+    one, two = make_ingestor(pools, patience=10), make_ingestor(others, patience=10)
+
+    for number in range(15):
+        mid = f"m_{number}"
+        await asyncio.gather(
+            one.ingest([delivery(message(mid, source=SOURCE_RECOVERED))]),
+            two.ingest([delivery(pressed(mid))]),
+        )
+    await others.dispose()
+
+    assert await database.value("select count(*) from event") == 15
+    assert await database.value("select pending from lane") == 15
+
+
+@pytest.mark.parametrize("source", [SOURCE_LIVE, SOURCE_STANDBY])
+async def test_a_button_is_one_beside_a_message_of_its_mid_that_a_webhook_brought(
+    ingestor: Ingestor, database: Database, source: Source.ValueType
+) -> None:
+    await store(ingestor, delivery(message(source=source)))
+
+    (result,) = await store(ingestor, delivery(pressed()))
+
+    assert (result.new_events, result.known_events) == (1, 0)
+
+
 async def test_what_a_webhook_brings_as_a_message_is_one_beside_a_button_of_its_mid(
     ingestor: Ingestor, database: Database
 ) -> None:

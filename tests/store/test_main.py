@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +32,7 @@ from pagewire.store.v1.run_service_pb2 import ClaimedRun, ClaimRunsRequest
 from pagewire.store.v1.run_service_pb2_grpc import RunServiceStub
 from pagewire.type.v1.page_pb2 import PLATFORM_MESSENGER, Page
 from pagewire.type.v1.sync_run_pb2 import SYNC_ORIGIN_REPAIR, SYNC_ORIGIN_SCHEDULE
+from pagewire_cli.embedded import embedded_postgres
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Refusal
 from pagewire_store import main as store_main
@@ -43,6 +45,7 @@ from tests.support.servers import (
     database_url,
     migrated_template,
     postgres_server,
+    server_folder,
 )
 from tests.support.stored import KEYS, SERVICE_TOKENS, Rows, pools, rows
 
@@ -413,6 +416,64 @@ async def test_a_process_serves_until_it_is_told_to_stop_and_ends_with_0(
     assert "REDIS_URL is unset: what is cached is cached in this process only" in {
         line["event"] for line in running.logged
     }
+
+
+DEGRADED = "DEGRADED: what is answered as stored may be lost by a crash"
+LATER_IN_THE_ROUND = "DATABASE_URL is a superuser's: the store needs no such rights"
+
+
+@pytest.fixture(scope="module")
+def lasting_server() -> Iterator[PostgresServer]:
+    """A server as in production: it forgets no commit. That of the other tests may."""
+    with server_folder() as folder, embedded_postgres(folder / "postgres") as url:
+        yield PostgresServer(url)
+
+
+@contextmanager
+def turned_off(server: PostgresServer, setting: str) -> Iterator[None]:
+    """The setting of the whole server, within the block."""
+    change(server, f"alter system set {setting} = off", setting, "off")
+    try:
+        yield
+    finally:
+        change(server, f"alter system reset {setting}", setting, "on")
+
+
+def change(server: PostgresServer, statement: str, setting: str, to: str) -> None:
+    """Returns once every new connection has it so."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+        connection.execute("select pg_reload_conf()")
+    while shown(server, setting) != to:
+        time.sleep(0.02)
+
+
+def shown(server: PostgresServer, setting: str) -> str:
+    with psycopg.connect(server.url) as connection:
+        row = connection.execute("select current_setting(%s)", [setting]).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
+async def test_a_store_on_a_server_that_may_forget_commits_says_so_in_its_log(
+    lasting_server: PostgresServer, folder: Path, setting: str
+) -> None:
+    with lasting_server.database() as url, turned_off(lasting_server, setting):
+        async with process(url, f"unix:{folder}/store") as running:
+            told = await running.logs(DEGRADED)
+
+    assert (told["level"], told["settings"]) == ("error", [f"{setting}=off"])
+
+
+async def test_a_store_on_a_server_that_forgets_no_commit_says_nothing_of_it(
+    lasting_server: PostgresServer, folder: Path
+) -> None:
+    with lasting_server.database() as url:
+        async with process(url, f"unix:{folder}/store") as running:
+            await running.logs(LATER_IN_THE_ROUND)
+
+    assert DEGRADED not in {line["event"] for line in running.logged}
 
 
 async def test_a_process_that_waits_for_postgresql_can_be_stopped(folder: Path) -> None:

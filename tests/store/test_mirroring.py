@@ -493,6 +493,25 @@ async def test_snippet_and_unread_count_follow_no_row_that_is_older(
     assert await database.rows(shown_as) == [("hello!", 0)]
 
 
+async def test_a_message_that_history_brought_first_is_unread_once(
+    service: "MirrorServiceAsyncStub", ingestor: Ingestor, database: Database
+) -> None:
+    counted = "select unread_count from conversation"
+    await service.UpsertHistory(
+        history(
+            conversations=[thread(seconds=20, unread_count=2)],
+            messages=[shown("m_1", 10), shown("m_2", 20)],
+        )
+    )
+
+    await ingestor.ingest([delivery(message("m_1", 10.2), message("m_2", 20.3))])
+    both_were_there = await database.value(counted)
+    await ingestor.ingest([delivery(message("m_2", 20.3), message("m_3", 30))])
+
+    assert both_were_there == 2
+    assert await database.value(counted) == 3
+
+
 async def test_the_snippet_of_a_message_that_was_unsent_here_is_not_shown_again(
     service: "MirrorServiceAsyncStub", ingestor: Ingestor, database: Database
 ) -> None:

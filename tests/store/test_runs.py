@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -50,7 +51,7 @@ from pagewire_runtime.errors import Kind, Refusal
 from pagewire_store.backlogs import end_some
 from pagewire_store.database import Pools, in_transaction
 from pagewire_store.run_servicer import RunServicer
-from pagewire_store.runs import ANSWER_BYTES, CHECKPOINT_BYTES
+from pagewire_store.runs import ANSWER_BYTES, CHECKPOINT_BYTES, next_lapse
 from pagewire_store.waking import Waking
 from tests.support.servers import database_url, migrated_template, postgres_server
 from tests.support.stored import TOKENS, Rows, channel_to, pools, rows
@@ -431,6 +432,36 @@ async def test_a_worker_that_is_late_but_was_not_missed_goes_on(runs: Runs, rows
 
     assert verdicts == [RUN_VERDICT_GO_ON]
     assert await runs.claim() == []
+
+
+async def test_who_waits_gets_a_run_whose_worker_died_once_its_lease_is_over(
+    runs: Runs, rows: Rows
+) -> None:
+    await rows.add_page("1")
+    await runs.start()
+    (claimed,) = await runs.claim("one")
+    await rows.query("update sync_run set lease_until = clock_timestamp() + interval '0.5 s'")
+
+    request = ClaimRunsRequest(owner="two", max_runs=1, wait=Duration(seconds=4))
+    (again,) = (await runs.stub.ClaimRuns(request)).runs
+
+    assert (again.run.run_id, again.epoch) == (claimed.run.run_id, claimed.epoch + 1)
+
+
+@pytest.mark.parametrize(
+    ("left", "waited_for"), [("'1 hour'", True), ("'0 s'", False), ("'-1 s'", False)]
+)
+async def test_a_lease_is_waited_for_until_it_is_over_and_no_longer(
+    runs: Runs, rows: Rows, pools: Pools, left: str, waited_for: bool
+) -> None:
+    await rows.add_page("1")
+    await runs.start()
+    await runs.claim()
+    await rows.query(f"update sync_run set lease_until = now() + interval {left}")
+
+    seconds = await in_transaction(pools.general, next_lapse)
+
+    assert (0 < seconds <= 3600) if waited_for else (seconds == inf)
 
 
 async def test_a_run_that_is_given_back_is_handed_out_at_once(runs: Runs, rows: Rows) -> None:

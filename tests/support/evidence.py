@@ -13,6 +13,7 @@ from faults.history import (
     CommentRow,
     DecisionRow,
     Delivered,
+    DoubtRow,
     End,
     EventRow,
     FiredRow,
@@ -74,6 +75,7 @@ class Run:
     comments: list[CommentRow] = field(default_factory=list)
     rules: list[RuleVersionRow] = field(default_factory=lambda: [rule_version()])
     leases: list[LeaseRow] = field(default_factory=list)
+    doubts: list[DoubtRow] = field(default_factory=list)
     clock: float = NOW
 
     def tick(self, seconds: float = 0.01) -> float:
@@ -241,6 +243,12 @@ class Run:
         self.attempts.append(row)
         return row
 
+    def doubt(self, reply: OutboxRow, attempt: AttemptRow) -> DoubtRow:
+        """The reply is in doubt after this attempt; what the store says of both may be another's
+        word by now."""
+        self.doubts.append(DoubtRow(PAGE, reply.reply_id, attempt.tag, self.tick()))
+        return self.doubts[-1]
+
     def take(self, reply: OutboxRow, tag: str | None, answer: str = "normal") -> GraphCall:
         """Graph takes a send."""
         order = 1 + sum(call.is_accepted for call in self.calls)
@@ -341,6 +349,7 @@ class Run:
             marks=(),
             rule_versions=tuple(self.rules),
             leases=tuple(self.leases),
+            doubts=tuple(self.doubts),
         )
         history = History(7, tuple(self.happened), tuple(self.delivered), tuple(self.calls))
         return replace(Evidence(history, rows), **fields)

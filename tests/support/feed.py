@@ -56,6 +56,8 @@ class FakeFeed:
 
     edges: dict[str, list[FakePost]]
     weight: int = 5_000
+    newest_reply_first: bool = False
+    """On Instagram, whose documents promise no order of replies."""
     asked: list[Asked] = field(default_factory=list)
     failing: dict[int, Failed] = field(default_factory=dict)
     """Calls by number that end otherwise."""
@@ -166,7 +168,8 @@ class _Answering:
         return _cut(listed, limit, after)
 
     def _replies(self, parent: FakeComment, limit: int, after: str | None) -> Any:
-        listed = [self._instagram(one, parent.comment_id, 0) for one in parent.replies]
+        replies = parent.replies[::-1] if self.feed.newest_reply_first else parent.replies
+        listed = [self._instagram(one, parent.comment_id, 0) for one in replies]
         return _cut(listed, min(limit, MOST_ON_INSTAGRAM), after)
 
     def _instagram(self, one: FakeComment, parent_id: str, replies: int) -> dict[str, Any]:

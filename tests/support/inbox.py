@@ -45,6 +45,8 @@ class FakeThread:
     thread_id: str
     messages: list[tuple[str, float, bool]] = field(default_factory=list)
     poison: bool = False
+    alone: bool = False
+    """Graph names nobody in it beside the page."""
 
     @property
     def person(self) -> str:
@@ -73,16 +75,19 @@ class FakeInbox:
 
     threads: list[FakeThread] = field(default_factory=list)
     weight: int = 2_500
+    """Threads times messages that it gives at once."""
     asked: list[Asked] = field(default_factory=list)
     before: Callable[[int], Awaitable[None] | None] = lambda number: None
     """Called before each answer with the number of the call, to change things."""
-    failing: dict[int, Failed] = field(default_factory=dict)
+    failing: dict[int, Outcome] = field(default_factory=dict)
     """Calls by number that end otherwise."""
     circles: bool = False
     high_volume: bool = False
     """The list fails, whatever is asked of it; single threads are shown."""
     malformed: str = ""
     """A thread whose messages are no list."""
+    labels: Outcome | None = None
+    """What is answered for labels instead."""
     now: float = NOW
 
     def left_percent(self, page_id: str) -> int:
@@ -124,13 +129,15 @@ class FakeInbox:
         if edge == "conversations":
             return self._list(params)
         if edge == "custom_labels":
-            return self._done({"data": [{"id": "9", "page_label_name": "lead"}]})
+            return self.labels or self._done({"data": [{"id": "9", "page_label_name": "lead"}]})
         found = next((each for each in self.threads if each.thread_id == node), None)
         if found is None:
             return MISSING
         if edge == "messages":
             return UNKNOWN if found.poison else self._messages(found, params)
         wanted = params.get("fields", "")
+        if nested_in(wanted) > self.weight:
+            return REDUCE
         if found.poison and "messages" in wanted:
             return UNKNOWN
         return self._done(self._thread(found, wanted))
@@ -139,7 +146,7 @@ class FakeInbox:
         if self.high_volume:
             return UNAVAILABLE
         limit, fields = int(params["limit"]), params["fields"]
-        nested = _nested(fields)
+        nested = nested_in(fields)
         if limit * nested > self.weight:
             return REDUCE
         listed = sorted(self.threads, key=lambda each: (-each.updated, each.thread_id))
@@ -165,9 +172,9 @@ class FakeInbox:
 
     def _thread(self, thread: FakeThread, fields: str) -> dict[str, Any]:
         shown: dict[str, Any] = {"id": thread.thread_id, "updated_time": iso(thread.updated)}
-        if nested := _nested(fields):
+        if nested := nested_in(fields):
             people = [{"id": thread.person, "name": "P"}, {"id": PAGE, "name": "Shop"}]
-            shown["participants"] = {"data": people}
+            shown["participants"] = {"data": people[thread.alone :]}
             shown["message_count"] = len(thread.messages)
             shown["messages"] = self._page(thread, nested, None)
         if thread.thread_id == self.malformed:
@@ -207,7 +214,8 @@ class FakeInbox:
         return Done(body, datetime.fromtimestamp(self.now, UTC))
 
 
-def _nested(fields: str) -> int:
+def nested_in(fields: str) -> int:
+    """How many messages of each thread are asked for."""
     found = re.search(r"messages\.limit\((\d+)\)", fields)
     return int(found[1]) if found else 0
 
@@ -291,7 +299,9 @@ def _new(kept: dict[str, Any], rows: Sequence[Any], name: str) -> list[int]:
 class FakeIngest:
     """Takes deliveries, each event once; busy as often as it is told."""
 
-    def __init__(self, busy: int = 0, refused: bool = False) -> None:
+    def __init__(self, busy: int = 0, refused: bool = False, cannot: str = "") -> None:
+        """`cannot` is the key of an event that is refused with all that is told beside it."""
+        self.cannot = cannot
         self.deliveries: list[ingest_pb.Delivery] = []
         self.known: set[str] = set()
         self.busy = busy
@@ -305,7 +315,7 @@ class FakeIngest:
             return ingest_pb.IngestResponse(
                 results=[ingest_pb.DeliveryResult(state=ingest_pb.DELIVERY_STATE_BUSY)]
             )
-        if self.refused:
+        if self.refused or self.cannot in {event.key for event in delivery.events}:
             return ingest_pb.IngestResponse(
                 results=[ingest_pb.DeliveryResult(state=ingest_pb.DELIVERY_STATE_REFUSED)]
             )

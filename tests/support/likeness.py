@@ -1,4 +1,8 @@
-"""Whether what is stored is like the simulator's truth, message for message, and what differs."""
+"""Whether what is stored is like the simulator's truth, message for message, and what differs.
+
+An attachment is as Graph shows it, or as the webhook told that brought it: its address in either
+case, but for the signature, which is another one at each read.
+"""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -7,9 +11,11 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from pagewire.type.v1.event_pb2 import MessageDetail
 from pagewire_simulator.client import AccountView, SimulatorClient
 from pagewire_simulator.entities import Comment
 from pagewire_simulator.truth import TrueConversation, TrueMessage, Truth
+from pagewire_store.projections import SNIPPET_LENGTH
 
 _CONVERSATIONS = "select * from conversation where page_id = :page"
 _MESSAGES = "select * from message where page_id = :page"
@@ -38,7 +44,8 @@ async def differences(
         found += _of_thread(thread, people.get(thread.person_id))
         for message in thread.messages:
             row = messages.get(message.mid)
-            found += [f"message {message.mid}: {what}" for what in _of_message(message, row)]
+            differing = _of_message(message, row, account.platform)
+            found += [f"message {message.mid}: {what}" for what in differing]
     known = {message.mid for thread in truth.conversations for message in thread.messages}
     found += [f"message {mid}: nobody wrote it" for mid in messages.keys() - known]
     return found
@@ -77,7 +84,8 @@ async def _rows(database: AsyncEngine, statement: str, account: AccountView) -> 
 
 
 def _of_thread(thread: TrueConversation, row: Row[Any] | None) -> list[str]:
-    if not any(message.shown != "gone" for message in thread.messages):
+    listed = [message for message in thread.messages if message.shown != "gone"]
+    if not listed:
         return []
     if row is None:
         return [f"thread {thread.thread_id}: is missing"]
@@ -85,16 +93,20 @@ def _of_thread(thread: TrueConversation, row: Row[Any] | None) -> list[str]:
         "thread_id": thread.thread_id,
         "participant_name": thread.name,
         "updated_at": _second(thread.updated_at),
+        "snippet": (listed[-1].text or "")[:SNIPPET_LENGTH],
+        "unread_count": thread.unread,
     }
     is_now = {
         "thread_id": row.thread_id,
         "participant_name": row.participant_name,
         "updated_at": row.updated_at.replace(microsecond=0),
+        "snippet": row.snippet,
+        "unread_count": row.unread_count,
     }
     return [f"thread {thread.thread_id}: {what}" for what in _other(expected, is_now)]
 
 
-def _of_message(message: TrueMessage, row: Row[Any] | None) -> list[str]:
+def _of_message(message: TrueMessage, row: Row[Any] | None, platform: str) -> list[str]:
     if message.shown == "gone":
         return [] if row is None or row.is_deleted else ["was unsent"]
     if row is None:
@@ -106,15 +118,40 @@ def _of_message(message: TrueMessage, row: Row[Any] | None) -> list[str]:
             "direction": "inbound" if message.inbound else "outbound",
             "text": message.text or "",
             "is_unsupported": message.unsupported,
-            "attached": bool(message.attachments),
+            "kind": _STORIES[message.story[0]] if message.story else "message",
+            "attachments": _shown_by_graph(message, platform),
         }
         is_now |= {
             "direction": row.direction,
             "text": row.text or "",
             "is_unsupported": row.is_unsupported,
-            "attached": bool(row.attachments),
+            "kind": row.kind,
+            "attachments": _attached(row),
         }
+        if is_now["attachments"] == _told_by_a_webhook(message):
+            del expected["attachments"]
     return _other(expected, is_now)
+
+
+_STORIES = {"reply_to": "story_reply", "mention": "story_mention"}
+
+
+def _attached(row: Row[Any]) -> list[tuple[str, str]]:
+    """The type and the address of each."""
+    detail = MessageDetail.FromString(row.attachments or b"")
+    return [(each.type, each.url.partition("?")[0]) for each in detail.attachments]
+
+
+def _told_by_a_webhook(message: TrueMessage) -> list[tuple[str, str]]:
+    return [(each["type"], each["payload"]["url"]) for each in message.attachments]
+
+
+def _shown_by_graph(message: TrueMessage, platform: str) -> list[tuple[str, str]]:
+    """Without the word of webhooks: Messenger tells the kind of a file, Instagram of no sound."""
+    told = _told_by_a_webhook(message)
+    known = ("image", "video", "audio") if platform == "messenger" else ("image", "video")
+    files = [(kind if kind in known else "file", url) for kind, url in told]
+    return files + [("share", url) for kind, url in told if kind in ("share", "fallback")]
 
 
 def _of_comment(comment: Comment, row: Row[Any] | None) -> list[str]:
@@ -127,6 +164,9 @@ def _of_comment(comment: Comment, row: Row[Any] | None) -> list[str]:
         "created_at": _second(comment.created_at),
         "is_hidden": comment.hidden,
         "is_own": comment.person_id is None,
+        "from_id": comment.from_id,
+        "from_name": comment.from_name,
+        "attachments": [comment.attachment] if comment.attachment else [],
     }
     is_now = {
         "post_id": row.post_id,
@@ -135,6 +175,9 @@ def _of_comment(comment: Comment, row: Row[Any] | None) -> list[str]:
         "created_at": row.created_at.replace(microsecond=0),
         "is_hidden": row.is_hidden,
         "is_own": row.is_own,
+        "from_id": row.from_id,
+        "from_name": row.from_name,
+        "attachments": _attached(row),
     }
     return _other(expected, is_now)
 

@@ -107,5 +107,6 @@ def of_pages(pages: set[str], evidence: Evidence) -> Evidence:
             comments=ours(rows.comments),
             marks=ours(rows.marks),
             leases=ours(rows.leases),
+            doubts=ours(rows.doubts),
         ),
     )

@@ -30,10 +30,14 @@ from tests.support.fakegraph import (
 )
 from tests.support.virtual import in_virtual_time
 
+PRODUCT = Product.CONVERSATIONS
+
 
 def read_of(credentials: Credentials, weight: Weight = Weight.LIGHT) -> Operation:
     params = {"fields": "id", "limit": "5"}
-    return Operation(credentials, credentials.page_id, "conversations", params, "threads", weight)
+    return Operation(
+        credentials, credentials.page_id, "conversations", params, "threads", weight, PRODUCT
+    )
 
 
 def pages(count: int) -> list[Credentials]:
@@ -252,6 +256,7 @@ async def test_each_operations_headers_correct_its_own_pages_budget() -> None:
 
     assert stopped(upon, "1000", "1001", "1002") == [0, 120, 0]
     assert upon.budget.left_percent("1001") == 1
+    assert upon.budget.wait("1001", Product.SEND, asyncio.get_running_loop().time()) == 0
 
 
 @in_virtual_time

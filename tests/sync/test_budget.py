@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagewire_sync.budget import RATES, Budget, Product, Rate
-from pagewire_sync.usage import Usage
+from pagewire_sync.budget import MESSAGING, RATES, Budget, Product, Rate
+from pagewire_sync.usage import Share, Usage
 
 PER_SECOND = {
     Product.SEND: 300,
@@ -12,8 +12,14 @@ PER_SECOND = {
     Product.CONVERSATIONS: 2,
 }
 
+CONVERSATIONS = Product.CONVERSATIONS
+
 products = st.sampled_from(list(Product))
 gaps = st.lists(st.floats(0, 3), min_size=1, max_size=80)
+
+
+def messenger(percent: int, regain_seconds: float = 0.0) -> Usage:
+    return Usage(shares={"messenger": Share(percent, regain_seconds)})
 
 
 def call_times(budget: Budget, page: str, product: Product, asked: list[float]) -> list[float]:
@@ -83,8 +89,29 @@ def test_only_a_stop_of_the_app_stops_all() -> None:
     budget.stop_app(1000.0, 30)
 
     assert budget.wait("p1", Product.SEND, 1010.0) == pytest.approx(20)
-    assert budget.stopped("p2", 1010.0) == pytest.approx(20)
-    assert budget.wait("p1", Product.SEND, 1030.0) == 0
+    assert budget.stopped("p2", CONVERSATIONS, 1010.0) == pytest.approx(20)
+    assert budget.app_stopped(1010.0) == pytest.approx(20)
+    assert budget.wait("p1", Product.SEND, 1030.0) == budget.app_stopped(1030.0) == 0
+
+
+@given(products, products)
+def test_a_product_that_is_stopped_stops_no_other(stopped: Product, other: Product) -> None:
+    budget = Budget()
+
+    budget.stop("p", 1000.0, 30, {stopped})
+
+    assert budget.wait("p", other, 1000.0) == (30 if other is stopped else 0)
+    assert budget.app_stopped(1000.0) == 0
+
+
+def test_the_longer_of_a_product_s_stop_and_its_page_s_counts() -> None:
+    budget = Budget()
+
+    budget.stop("p", 1000.0, 60, {CONVERSATIONS})
+    budget.stop("p", 1000.0, 30)
+
+    assert budget.stopped("p", CONVERSATIONS, 1000.0) == pytest.approx(60)
+    assert budget.stopped("p", Product.SEND, 1000.0) == pytest.approx(30)
 
 
 def test_a_shorter_stop_shortens_no_longer_one() -> None:
@@ -93,7 +120,7 @@ def test_a_shorter_stop_shortens_no_longer_one() -> None:
     budget.stop("p", 1000.0, 60)
     budget.stop("p", 1001.0, 5)
 
-    assert budget.stopped("p", 1010.0) == pytest.approx(50)
+    assert budget.stopped("p", Product.SEND, 1010.0) == pytest.approx(50)
 
 
 def test_products_are_counted_apart() -> None:
@@ -113,12 +140,12 @@ def test_asking_spends_nothing() -> None:
     assert waits == [0.0] * 10
 
 
-@pytest.mark.parametrize("usage", [Usage(account=80), Usage(app=80)])
+@pytest.mark.parametrize("usage", [messenger(80), Usage(app=80)])
 def test_from_three_quarters_on_calls_keep_four_times_the_distance(usage: Usage) -> None:
     budget = Budget()
-    budget.observe("p", usage, 1000.0)
+    budget.observe("p", CONVERSATIONS, usage, 1000.0)
 
-    times = call_times(budget, "p", Product.CONVERSATIONS, [1000.0] * 3)
+    times = call_times(budget, "p", CONVERSATIONS, [1000.0] * 3)
 
     assert times == pytest.approx([1000.0, 1002.0, 1004.0])
 
@@ -129,43 +156,92 @@ def test_to_become_slow_frees_nothing(product: Product, spent: int) -> None:
     call_times(budget, "p", product, [1000.0] * spent)
     before = budget.wait("p", product, 1000.0)
 
-    budget.observe("p", Usage(account=80), 1000.0)
+    budget.observe("p", product, Usage(shares={"": Share(80)}), 1000.0)
 
     assert budget.wait("p", product, 1000.0) >= before
 
 
 def test_low_usage_makes_a_page_as_fast_as_before() -> None:
     budget = Budget()
-    budget.observe("p", Usage(account=80), 1000.0)
+    budget.observe("p", CONVERSATIONS, messenger(80), 1000.0)
 
-    budget.observe("p", Usage(), 1001.0)
+    budget.observe("p", CONVERSATIONS, Usage(), 1001.0)
 
-    times = call_times(budget, "p", Product.CONVERSATIONS, [1002.0] * 2)
+    times = call_times(budget, "p", CONVERSATIONS, [1002.0] * 2)
     assert times == pytest.approx([1002.0, 1002.5])
+
+
+@pytest.mark.parametrize("usage", [messenger(80), Usage(app=80)])
+def test_an_error_without_figures_makes_no_page_faster(usage: Usage) -> None:
+    budget = Budget()
+    budget.observe("p", CONVERSATIONS, usage, 1000.0)
+
+    budget.observe("p", CONVERSATIONS, Usage(), 1001.0, is_success=False)
+
+    assert budget.left_percent("p") == 20
+    assert call_times(budget, "p", CONVERSATIONS, [1002.0] * 2)[1] == pytest.approx(1004.0)
+
+
+def test_an_error_with_figures_is_believed() -> None:
+    budget = Budget()
+
+    budget.observe("p", CONVERSATIONS, messenger(80), 1000.0, is_success=False)
+
+    assert budget.left_percent("p") == 20
 
 
 def test_at_the_limit_a_page_stops_until_meta_lets_it_in_again() -> None:
     budget = Budget()
 
-    budget.observe("p1", Usage(account=97, regain_seconds=120), 1000.0)
+    budget.observe("p1", Product.SEND, messenger(97, 120), 1000.0)
 
-    assert budget.wait("p1", Product.PAGE, 1000.0) == pytest.approx(120)
-    assert budget.wait("p2", Product.PAGE, 1000.0) == 0
+    assert budget.wait("p1", Product.SEND, 1000.0) == pytest.approx(120)
+    assert budget.wait("p2", Product.SEND, 1000.0) == 0
 
 
-def test_where_the_app_nears_its_limit_the_page_that_learnt_it_stops_for_a_minute() -> None:
+@pytest.mark.parametrize(
+    ("word", "stopped"),
+    [
+        ("messenger", MESSAGING),
+        ("pages", {Product.PAGE}),
+        ("instagram", {Product.PAGE, CONVERSATIONS}),
+        ("ads_management", {CONVERSATIONS}),
+        ("", {CONVERSATIONS}),
+    ],
+)
+def test_at_a_limit_what_counts_against_it_stops_and_nothing_else(
+    word: str, stopped: set[Product]
+) -> None:
     budget = Budget()
 
-    budget.observe("p1", Usage(app=99), 1000.0)
+    budget.observe("p", CONVERSATIONS, Usage(shares={word: Share(97, 120)}), 1000.0)
+
+    assert {each for each in Product if budget.stopped("p", each, 1000.0)} == stopped
+
+
+def test_what_is_near_its_limit_slows_nothing_that_is_counted_apart() -> None:
+    budget = Budget()
+
+    budget.observe("p", CONVERSATIONS, Usage(shares={"pages": Share(80)}), 1000.0)
+
+    assert call_times(budget, "p", CONVERSATIONS, [1000.0] * 2)[1] == pytest.approx(1000.5)
+    assert call_times(budget, "p", Product.PAGE, [1000.0] * 21)[-1] > 1000.1
+
+
+def test_where_the_app_nears_its_limit_who_learnt_it_stops_for_a_minute() -> None:
+    budget = Budget()
+
+    budget.observe("p1", Product.PAGE, Usage(app=99), 1000.0)
 
     assert budget.wait("p1", Product.PAGE, 1000.0) == pytest.approx(60)
+    assert budget.wait("p1", Product.SEND, 1000.0) == 0
     assert budget.wait("p2", Product.PAGE, 1000.0) == 0
 
 
 def test_what_is_left_is_what_graph_last_said() -> None:
     budget = Budget()
-    budget.observe("p1", Usage(app=10, account=80), 1000.0)
-    budget.observe("p2", Usage(account=130), 1000.0)
+    budget.observe("p1", CONVERSATIONS, Usage(app=10, shares={"messenger": Share(80)}), 1000.0)
+    budget.observe("p2", Product.SEND, messenger(130), 1000.0)
 
     assert [budget.left_percent(page) for page in ("p1", "p2", "p3")] == [20, 0, 100]
 

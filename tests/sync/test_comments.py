@@ -7,8 +7,10 @@ from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncMode
 from pagewire_sync.asking import Asking, RunFailed
 from pagewire_sync.comments import MEDIA, NESTED, NESTED_ON_INSTAGRAM, NEWEST, POSTS, Comments
+from pagewire_sync.failures import Failure, GraphError
 from pagewire_sync.mirroring import _first
 from pagewire_sync.progress import Progress
+from pagewire_sync.results import Failed
 from pagewire_sync.upserting import Upserting
 from tests.support import inbox
 from tests.support.feed import FakeComment, FakeFeed, FakePost, post
@@ -16,6 +18,7 @@ from tests.support.inbox import INVALID_CURSOR, NOW, PAGE, TOKEN_DEAD, UNKNOWN, 
 
 COMMENTS = SyncKind.SYNC_KIND_COMMENTS
 INCREMENTAL = SyncMode.SYNC_MODE_INCREMENTAL
+REFUSED = Failed(GraphError(Failure.PERMISSION, 403, 200))
 FACEBOOK, INSTAGRAM = Platform.PLATFORM_MESSENGER, Platform.PLATFORM_INSTAGRAM
 NODE = "104200000000099"
 """The Page of an Instagram account of Facebook login."""
@@ -200,6 +203,36 @@ class TestOfAnInstagramAccount:
         assert len(graph.lists()) == NEWEST // MEDIA
         assert len(graph.asked) == len(graph.lists())
 
+    async def test_of_replies_that_come_newest_first_those_that_are_new_are_read(self) -> None:
+        busy, quiet = post(1, 1, 300), post(2, 1, 300)
+        late = [FakeComment(f"r_late_{n}", NOW + n) for n in range(30)]
+        busy.comments[0].replies += late
+        graph, mirror = instagram(busy, quiet), FakeMirror()
+        graph.newest_reply_first = True
+
+        await walked(graph, mirror, news(), INSTAGRAM)
+
+        tails = [each.node for each in graph.asked if each.edge == "replies"]
+        assert {one.comment_id for one in late} <= mirror.comments.keys()
+        assert tails == ["c_1_0"]
+
+    async def test_replies_that_come_in_another_order_are_read_to_the_last(self) -> None:
+        busy = post(1, 1, 120)
+        busy.comments[0].replies.append(FakeComment("r_late", NOW))
+        graph, mirror = instagram(busy), FakeMirror()
+
+        await walked(graph, mirror, news(), INSTAGRAM)
+
+        assert "r_late" in mirror.comments
+
+    async def test_a_full_run_reads_all_replies_in_whatever_order_they_come(self) -> None:
+        graph, mirror = instagram(post(1, 2, 120)), FakeMirror()
+        graph.newest_reply_first = True
+
+        await walked(graph, mirror, platform=INSTAGRAM)
+
+        assert mirror.comments.keys() == graph.truth()
+
 
 class TestTrouble:
     @pytest.mark.parametrize("platform", [FACEBOOK, INSTAGRAM])
@@ -291,6 +324,25 @@ class TestTrouble:
 
         assert failed.value.reason == "token_dead"
         assert len(graph.asked) == 2
+
+    async def test_a_page_whose_advertisements_may_not_be_read_goes_without_them(self) -> None:
+        graph, mirror = facebook(post(1, 3), ads=(post("ad", 2),)), FakeMirror()
+        graph.failing = {1: REFUSED}
+
+        progress = await walked(graph, mirror)
+
+        assert mirror.comments.keys() == {"c_1_0", "c_1_1", "c_1_2"}
+        assert [each.edge for each in graph.asked] == ["feed", "ads_posts"]
+        assert progress.run.unreadable == 0
+
+    async def test_a_page_whose_feed_may_not_be_read_ends_the_run(self) -> None:
+        graph = facebook(post(1, 3), ads=(post("ad", 2),))
+        graph.failing = {0: REFUSED}
+
+        with pytest.raises(RunFailed) as failed:
+            await walked(graph, FakeMirror())
+
+        assert failed.value.reason == "permission"
 
     async def test_what_is_too_much_is_halved_and_remembered(self) -> None:
         graph, mirror = facebook(*[post(n, 3) for n in range(30)]), FakeMirror()

@@ -8,7 +8,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pagewire.type.v1.page_pb2 import Login
 from pagewire_simulator.serving import KEEP_ALIVE_SECONDS
-from pagewire_sync.budget import Budget, Product
+from pagewire_sync.budget import MESSAGING, Budget, Product
 from pagewire_sync.failures import Failure, GraphError
 from pagewire_sync.graph import (
     ANSWER_BYTES,
@@ -33,6 +33,7 @@ from pagewire_sync.graph import (
     open_transport,
     read_answer,
 )
+from pagewire_sync.usage import Share, Usage
 from tests.support.rawgraph import (
     Behaviour,
     RawGraph,
@@ -87,7 +88,12 @@ async def real(
 
 async def send(graph: Graph, credentials: Credentials = PAGE) -> Answer | GraphError:
     return await graph.post(
-        credentials, credentials.node_id, "messages", {"message": {"text": "hi"}}, operation="send"
+        credentials,
+        credentials.node_id,
+        "messages",
+        {"message": {"text": "hi"}},
+        operation="send",
+        product=Product.SEND,
     )
 
 
@@ -491,31 +497,91 @@ def failing(status: int, code: int, **headers: str) -> Callable[[httpx.Request],
     return lambda request: httpx.Response(status, json=body, headers=headers)
 
 
+async def read(graph: Graph, product: Product) -> Answer | GraphError:
+    return await graph.get(PAGE, "104", "", {}, operation="read", product=product)
+
+
+def stops(budget: Budget, page_id: str = "104") -> dict[Product, float]:
+    """What of the page is stopped, and for about how many seconds."""
+    now = asyncio.get_running_loop().time()
+    found = {each: budget.stopped(page_id, each, now) for each in Product}
+    return {each: float(-(-seconds // 1)) for each, seconds in found.items() if seconds}
+
+
+ALL, SEND, READS = frozenset(Product), Product.SEND, Product.CONVERSATIONS
+COMMENTS = Product.PAGE
+
+
 async def test_usage_is_heeded_on_errors_too() -> None:
     budget = Budget()
     usage = '{"104":[{"type":"messenger","call_count":96,"estimated_time_to_regain_access":3}]}'
 
     await send(mocked(failing(400, 100, **{"x-business-use-case-usage": usage}), budget))
 
-    now = asyncio.get_running_loop().time()
-    assert 170 < budget.stopped("104", now) <= 180
-    assert budget.stopped("105", now) == 0
+    assert stops(budget) == dict.fromkeys(MESSAGING, 180)
+    assert stops(budget, "105") == {}
+
+
+@pytest.mark.parametrize("product", [SEND, READS, COMMENTS])
+@pytest.mark.parametrize(
+    ("code", "seconds"), [(17, 60), (341, 900), (368, 900), (190, 5), (104, 5)]
+)
+async def test_an_error_of_the_whole_page_stops_all_of_it_and_no_other(
+    product: Product, code: int, seconds: float
+) -> None:
+    budget = Budget()
+
+    error = await read(mocked(failing(400, code), budget), product)
+
+    assert isinstance(error, GraphError)
+    assert error.retry_after == seconds
+    assert stops(budget) == dict.fromkeys(ALL, seconds)
+    assert stops(budget, "105") == {}
 
 
 @pytest.mark.parametrize(
-    ("code", "seconds"),
-    [(17, 60), (32, 60), (80001, 60), (80006, 60), (613, 5), (368, 900), (190, 5), (10, 5)],
+    ("product", "code", "seconds", "stopped"),
+    [
+        (READS, 613, 5, {READS}),
+        (COMMENTS, 613, 5, {COMMENTS}),
+        (SEND, 613, 5, {SEND}),
+        (COMMENTS, 80001, 60, {COMMENTS}),
+        (COMMENTS, 32, 60, {COMMENTS}),
+        (COMMENTS, 80002, 60, {COMMENTS, READS}),
+        (COMMENTS, 80004, 60, {COMMENTS}),
+        (READS, 80006, 60, MESSAGING),
+        (SEND, 80006, 60, MESSAGING),
+        (SEND, 80002, 60, {SEND, COMMENTS, READS}),
+        (READS, 80001, 60, {READS, COMMENTS}),
+    ],
 )
-async def test_an_error_that_asks_to_wait_stops_its_page_alone(code: int, seconds: float) -> None:
+async def test_an_error_of_one_limit_stops_what_falls_under_it_and_what_was_asked(
+    product: Product, code: int, seconds: float, stopped: set[Product]
+) -> None:
     budget = Budget()
 
-    error = await send(mocked(failing(400, code), budget))
+    error = await read(mocked(failing(400, code), budget), product)
 
-    now = asyncio.get_running_loop().time()
     assert isinstance(error, GraphError)
     assert error.retry_after == seconds
-    assert seconds / 2 < budget.stopped("104", now) <= seconds
-    assert budget.wait("105", Product.SEND, now) == 0
+    assert stops(budget) == dict.fromkeys(stopped, seconds)
+    assert stops(budget, "105") == {}
+
+
+async def test_too_many_requests_without_a_code_stop_what_was_asked() -> None:
+    budget = Budget()
+
+    await read(mocked(lambda _: httpx.Response(429), budget), READS)
+
+    assert stops(budget) == {READS: 60}
+
+
+async def test_a_send_that_lacks_a_permission_stops_its_page() -> None:
+    budget = Budget()
+
+    await send(mocked(failing(403, 10), budget))
+
+    assert stops(budget) == dict.fromkeys(ALL, 5)
 
 
 async def test_a_permission_that_a_read_lacks_stops_no_send() -> None:
@@ -525,12 +591,13 @@ async def test_a_permission_that_a_read_lacks_stops_no_send() -> None:
 
     assert isinstance(error, GraphError)
     assert error.failure is Failure.PERMISSION
-    assert budget.stopped("104", asyncio.get_running_loop().time()) == 0
+    assert stops(budget) == {}
 
 
-async def test_the_time_that_meta_names_goes_before_ours() -> None:
+@pytest.mark.parametrize("kind", ['"type":"messenger",', ""])
+async def test_the_time_that_meta_names_goes_before_ours(kind: str) -> None:
     budget = Budget()
-    usage = '{"104":[{"call_count":10,"estimated_time_to_regain_access":19}]}'
+    usage = f'{{"104":[{{{kind}"call_count":10,"estimated_time_to_regain_access":19}}]}}'
 
     error = await send(mocked(failing(400, 80006, **{"x-business-use-case-usage": usage}), budget))
 
@@ -538,13 +605,22 @@ async def test_the_time_that_meta_names_goes_before_ours() -> None:
     assert error.retry_after == 19 * 60
 
 
+async def test_the_time_that_meta_names_for_another_limit_is_not_waited_for() -> None:
+    budget = Budget()
+    usage = '{"104":[{"type":"pages","call_count":10,"estimated_time_to_regain_access":19}]}'
+
+    error = await send(mocked(failing(400, 80006, **{"x-business-use-case-usage": usage}), budget))
+
+    assert isinstance(error, GraphError)
+    assert error.retry_after == 60
+
+
 async def test_only_code_4_stops_every_page() -> None:
     budget = Budget()
 
     await send(mocked(failing(403, 4), budget))
 
-    now = asyncio.get_running_loop().time()
-    assert 30 < budget.stopped("105", now) <= 60
+    assert stops(budget, "105") == dict.fromkeys(ALL, 60)
 
 
 @pytest.mark.parametrize("code", [100, 551, 1, 2])
@@ -553,7 +629,25 @@ async def test_other_errors_stop_nothing(code: int) -> None:
 
     await send(mocked(failing(400, code), budget))
 
-    assert budget.stopped("104", asyncio.get_running_loop().time()) == 0
+    assert stops(budget) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [(503, b"<html>"), (502, b""), (200, b""), (500, b'{"error":{"code":1}}')],
+)
+async def test_only_a_success_without_figures_says_that_little_is_spent(
+    status: int, content: bytes
+) -> None:
+    budget = Budget()
+    budget.observe("104", SEND, Usage(app=80, shares={"messenger": Share(90)}), 0.0)
+
+    with suppress(OutcomeUnknown):
+        await send(mocked(lambda _: httpx.Response(status, content=content), budget))
+    unsaid = budget.left_percent("104")
+    await send(mocked(lambda _: httpx.Response(200, json={"message_id": "m"}), budget))
+
+    assert (unsaid, budget.left_percent("104")) == (10, 100)
 
 
 async def test_no_exception_and_no_log_line_holds_a_token(

@@ -158,6 +158,20 @@ async def test_a_run_that_went_to_another_is_dropped_without_a_word() -> None:
     assert len(store.recorded) == told == 1
 
 
+async def test_a_run_of_which_nothing_is_new_keeps_its_lease() -> None:
+    store = FakeRuns(numbered(1))
+
+    async def mirror(progress: Progress) -> None:
+        await asyncio.Event().wait()
+
+    worker = history(store, mirror)
+    worker.renew_seconds = 0.02
+    async with running(worker):
+        await until(lambda: len(store.recorded) == 3)
+
+    assert not any(each.release for request in store.recorded[:3] for each in request.runs)
+
+
 async def test_what_is_under_way_when_told_to_stop_is_given_back_with_all_it_reached() -> None:
     store = FakeRuns(numbered(1))
 
@@ -199,6 +213,50 @@ async def test_marks_beyond_what_the_store_takes_at_once_follow(count: int) -> N
     told = [len(each.unreadable) for request in store.recorded for each in request.runs]
     assert sum(told) == count
     assert max(told) <= 1_000
+
+
+@pytest.mark.parametrize("count", [1_000, 1_001, 2_500])
+async def test_a_run_that_has_ended_ends_once_all_its_marks_are_written_down(count: int) -> None:
+    store = FakeRuns(numbered(1))
+
+    async def mirror(progress: Progress) -> None:
+        progress.reached(b"here")
+        for number in range(count):
+            progress.pass_by(f"t_{number}", "graph_1", 0.0)
+        progress.end(SyncState.SYNC_STATE_PARTIAL, "threads_unreadable")
+
+    worker = history(store, mirror)
+    worker.record_seconds = 60.0
+    async with running(worker):
+        await until(lambda: store.state(f"run-{1:016}") == SyncState.SYNC_STATE_PARTIAL)
+
+    told = [each for request in store.recorded for each in request.runs]
+    marks = [mark.thread_id for each in told for mark in each.unreadable]
+    assert sorted(marks) == sorted(f"t_{number}" for number in range(count))
+    assert max(len(each.unreadable) for each in told) <= 1_000
+    assert all(each.checkpoint and not each.run.error for each in told[:-1])
+    assert not any(each.HasField("synced_time") for each in told[:-1])
+    assert told[-1].HasField("synced_time")
+
+
+async def test_a_run_whose_marks_are_not_all_told_when_its_worker_stops_goes_to_another() -> None:
+    store = FakeRuns(numbered(1))
+    store.away = 10**9
+
+    async def mirror(progress: Progress) -> None:
+        progress.reached(b"here")
+        for number in range(1_500):
+            progress.pass_by(f"t_{number}", "graph_1", 0.0)
+        progress.end(SyncState.SYNC_STATE_PARTIAL)
+
+    async with running(history(store, mirror)):
+        await until(lambda: store.away < 10**9)
+        store.away = 0
+
+    last = store.last(f"run-{1:016}")
+    assert last is not None
+    assert (last.release, last.checkpoint, len(last.unreadable)) == (True, b"here", 1_000)
+    assert last.run.state == SyncState.SYNC_STATE_RUNNING
 
 
 async def test_what_the_store_refuses_of_one_run_is_not_lost_of_the_others() -> None:

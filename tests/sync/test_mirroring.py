@@ -5,14 +5,18 @@ from typing import Any
 import pytest
 
 from pagewire.store.v1 import mirror_service_pb2 as mirror_pb
+from pagewire.store.v1.run_service_pb2 import UnreadableThread
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire.type.v1.sync_run_pb2 import SyncMode, SyncState
 from pagewire_runtime.errors import Kind, Refusal, refusal_from
+from pagewire_sync.failures import Failure, GraphError
 from pagewire_sync.graph import Credentials
 from pagewire_sync.mirroring import Mirroring
 from pagewire_sync.progress import Progress
+from pagewire_sync.results import Done, Failed, Outcome
 from tests.support.inbox import (
     NOW,
+    REDUCE,
     TOKEN_DEAD,
     UNAVAILABLE,
     FakeInbox,
@@ -106,6 +110,90 @@ async def test_an_incremental_run_reads_no_labels() -> None:
 
     assert [each.edge for each in graph.asked] == ["conversations"]
     assert ended(progress) == (SUCCEEDED, "")
+
+
+async def test_the_first_run_of_a_page_reads_its_labels_whatever_the_schedule_calls_it() -> None:
+    graph, mirror = inbox(*[5] * 30), FakeMirror()
+
+    progress = await mirrored(graph, mirror, mode=INCREMENTAL)
+
+    assert list(mirror.labels) == ["9"]
+    assert ended(progress) == (SUCCEEDED, "")
+
+
+async def test_a_repair_reads_no_labels_whatever_was_mirrored_before() -> None:
+    graph = inbox(*[5] * 30)
+    marks = [UnreadableThread(thread_id="custom_labels", reason="graph_2")]
+
+    progress = await mirrored(graph, mode=INCREMENTAL, gap=NOW - 900, unreadable=marks)
+
+    assert ended(progress) == (SUCCEEDED, "")
+    assert [each.edge for each in graph.asked] == ["conversations"]
+
+
+@pytest.mark.parametrize("were_read", [False, True])
+async def test_who_takes_a_run_over_reads_the_labels_that_were_not_read(were_read: bool) -> None:
+    graph, mirror = inbox(*[20] * 600), FakeMirror()
+
+    async def for_ever_where_they_were_not(number: int) -> None:
+        if graph.asked[number].edge == "custom_labels" and not were_read:
+            await asyncio.Event().wait()
+
+    graph.before = for_ever_where_they_were_not
+    graph.failing = dict.fromkeys(range(5, 99), TOKEN_DEAD)
+    dying = await mirrored(graph, mirror)
+    graph.before, graph.failing = lambda number: None, {}
+    before = graph.calls
+
+    progress = await mirrored(graph, mirror, checkpoint=dying.checkpoint)
+
+    again = [each.edge for each in graph.asked[before:]].count("custom_labels")
+    assert dying.checkpoint
+    assert ended(dying) == (FAILED, "token_dead")
+    assert (ended(progress), list(mirror.labels)) == ((SUCCEEDED, ""), ["9"])
+    assert again == (0 if were_read else 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (UNAVAILABLE, "graph_2"),
+        (REDUCE, "graph_1"),
+        (Done({"data": 7}, datetime.fromtimestamp(NOW, UTC)), "list_malformed"),
+    ],
+)
+async def test_labels_that_cannot_be_read_make_a_run_partial_and_the_next_one_reads_them(
+    answer: Outcome, reason: str
+) -> None:
+    graph, mirror = inbox(*[5] * 30, labels=answer), FakeMirror()
+
+    progress = await mirrored(graph, mirror)
+    marks = progress.report().unreadable
+    graph.labels, before = None, graph.calls
+    then = await mirrored(graph, mirror, mode=INCREMENTAL, synced=NOW, unreadable=marks)
+
+    asked = graph.asked[before:]
+    assert ended(progress) == (PARTIAL, "labels_unreadable")
+    assert progress.report().HasField("synced_time")
+    assert [(each.thread_id, each.reason) for each in marks] == [("custom_labels", reason)]
+    assert ended(then) == (SUCCEEDED, "")
+    assert list(mirror.labels) == ["9"]
+    assert [each.readable_again for each in then.report().unreadable] == [True]
+    assert sorted((each.edge, each.batched) for each in asked) == [
+        ("conversations", True),  # as where nothing is marked
+        ("custom_labels", True),
+    ]
+
+
+@pytest.mark.parametrize(("failure", "code"), [(Failure.PERMISSION, 200), (Failure.TERMS, 2)])
+async def test_a_page_whose_labels_graph_refuses_goes_without(failure: Failure, code: int) -> None:
+    graph, mirror = inbox(*[5] * 30, labels=Failed(GraphError(failure, 400, code))), FakeMirror()
+
+    progress = await mirrored(graph, mirror)
+
+    assert ended(progress) == (SUCCEEDED, "")
+    assert not progress.has_marks
+    assert len(mirror.conversations) == 30
 
 
 async def test_a_run_with_a_thread_that_cannot_be_read_is_partial_and_moves_the_watermark() -> None:
@@ -219,6 +307,41 @@ async def test_a_repair_tells_what_webhooks_missed_before_it_stores_it() -> None
     assert progress.run.recovered == 1
     assert told == [1]
     assert "m_missed" in mirror.messages
+
+
+async def test_a_repair_whose_events_are_refused_has_not_read_its_gap() -> None:
+    graph, mirror = inbox(*[5] * 30), FakeMirror()
+    graph.threads[0].messages += [("m_1", NOW - 900, True), ("m_2", NOW - 800, True)]
+    ingest = FakeIngest(cannot="message:m_1")
+
+    progress = await mirrored(
+        graph, mirror, ingest, mode=INCREMENTAL, synced=NOW - 600, gap=NOW - 1_800
+    )
+
+    assert ended(progress) == (PARTIAL, "events_refused")
+    assert ingest.known == {"message:m_2"}
+    assert {"m_1", "m_2"} <= set(mirror.messages)
+
+
+async def test_a_repair_tries_what_could_not_be_read_before() -> None:
+    graph, ingest = inbox(*[5] * 30), FakeIngest()
+    thread = graph.threads[0]
+    thread.messages.append(("m_missed", NOW - 900, True))
+    marks = [UnreadableThread(thread_id=thread.thread_id, reason="graph_1")]
+    marks[0].update_time.FromSeconds(int(thread.updated))
+
+    progress = await mirrored(
+        graph,
+        ingest=ingest,
+        mode=INCREMENTAL,
+        synced=NOW - 600,
+        gap=NOW - 1_800,
+        unreadable=marks,
+    )
+
+    assert ended(progress) == (SUCCEEDED, "")
+    assert ingest.known == {"message:m_missed"}
+    assert [mark.readable_again for mark in progress.report().unreadable] == [True]
 
 
 async def test_a_repair_of_a_page_that_was_never_mirrored_leaves_its_watermark_unset() -> None:

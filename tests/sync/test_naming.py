@@ -6,6 +6,7 @@ import pytest
 from pagewire.store.v1 import mirror_service_pb2 as pb
 from pagewire.type.v1.page_pb2 import Login, PageState, Platform
 from pagewire_runtime.errors import Refusal, Unavailable
+from pagewire_sync.budget import Product
 from pagewire_sync.credentials import CredentialCache
 from pagewire_sync.naming import IDLE_SECONDS, PAUSE_SECONDS, PEOPLE, Naming, name_of
 from tests.support.fakegraph import Asked, FakeGraph, Reading, Said, error, reading
@@ -150,7 +151,7 @@ async def test_a_page_that_may_see_no_profile_is_asked_about_one_person_alone(co
 
     assert on.upon.graph.calls() == {"0": 1, "9": 1}
     assert on.mirror.names == {(PAGE, f"{n}"): "" for n in range(5)} | {(OTHER, "9"): "Anna Berg"}
-    stopped = on.upon.budget.stopped(PAGE, asyncio.get_running_loop().time())
+    stopped = on.upon.budget.stopped(PAGE, Product.SEND, asyncio.get_running_loop().time())
     assert stopped == 0, "its replies wait for nothing"
 
 

@@ -12,7 +12,9 @@ from pagewire_simulator.client import AccountView
 from pagewire_simulator.faults import Script
 from pagewire_simulator.subscriptions import INSTAGRAM_FIELDS as KNOWN_INSTAGRAM_FIELDS
 from pagewire_simulator.subscriptions import PAGE_FIELDS as KNOWN_PAGE_FIELDS
+from pagewire_sync import page_states
 from pagewire_sync.credentials import CredentialCache
+from pagewire_sync.failures import Failure, GraphError
 from pagewire_sync.graph import App
 from pagewire_sync.page_states import AT_ONCE, DAILY, HOURLY
 from pagewire_sync.pagecare import INSTAGRAM_FIELDS, PAGE_FIELDS, PageCare, subscribed_fields
@@ -197,6 +199,55 @@ async def test_a_subscription_that_does_not_show_is_missing(meta: Meta) -> None:
     assert meta.pages.found[-1].state == PageState.PAGE_STATE_DEGRADED
     assert meta.pages.found[-1].state_reason == "subscription_missing"
     assert repairs("missing") == before + 1
+
+
+def stopped_for_all(meta: Meta, seconds: float) -> None:
+    meta.budget.stop_app(asyncio.get_running_loop().time(), seconds)
+
+
+@pytest.mark.parametrize("state", sorted(STATES))
+async def test_while_meta_has_the_whole_app_wait_no_page_is_checked_and_none_changes(
+    meta: Meta, state: str
+) -> None:
+    account = await meta.page()
+    page = meta.pages.pages[account.id][0]
+    page.state, page.state_reason = STATES[state], "as_before"
+    stopped_for_all(meta, 600)
+
+    found, reason, again = await checked(meta, account)
+
+    assert (found, reason) == (state, "as_before")
+    assert timedelta(minutes=9) < again <= timedelta(minutes=10)
+    assert await meta.simulator.calls() == []
+
+
+async def test_a_page_of_which_nothing_is_known_waits_with_the_app_and_is_degraded(
+    meta: Meta,
+) -> None:
+    account = await meta.page()
+    meta.pages.pages[account.id][0].state = PageState.PAGE_STATE_UNSPECIFIED
+    stopped_for_all(meta, 600)
+
+    assert (await checked(meta, account))[:2] == ("degraded", "graph_4")
+
+
+async def test_a_check_goes_no_further_once_meta_has_the_whole_app_wait(meta: Meta) -> None:
+    account = await unsubscribed(meta, await meta.page())
+    await meta.simulator.faults(Script(fault="app_throttled", endpoint="subscription"))
+
+    await checked(meta, account)
+    again = await checked(meta, account)
+
+    assert await operations(meta) == ["subscription"]
+    assert again[2] > timedelta(seconds=30)
+
+
+async def test_a_throttled_page_is_checked_again_when_its_stop_is_over(meta: Meta) -> None:
+    error = GraphError(Failure.APP_THROTTLED, 403, 4, retry_after=900)
+
+    finding = page_states.refused(Page(state=STATES["healthy"]), error)
+
+    assert finding == page_states.Finding(STATES["healthy"], "", timedelta(minutes=15))
 
 
 async def test_a_token_that_ends_soon_is_told_of(meta: Meta) -> None:

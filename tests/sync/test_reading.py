@@ -154,6 +154,36 @@ async def test_a_throttled_page_is_asked_again_when_its_stop_is_over_and_no_othe
     assert times(graph)[1] == pytest.approx(stop + 0.25, abs=0.5)
 
 
+@pytest.mark.parametrize(
+    ("product", "code"),
+    [
+        (Product.CONVERSATIONS, 613),
+        (Product.CONVERSATIONS, 80001),
+        (Product.PAGE, 613),
+        (Product.PAGE, 32),
+        (Product.PAGE, 80001),
+        (Product.PAGE, 80002),
+    ],
+)
+@pytest.mark.parametrize("batched", [False, True])
+@in_virtual_time
+async def test_sends_do_not_wait_for_the_stops_of_history(
+    product: Product, code: int, batched: bool
+) -> None:
+    graph = FakeGraph(behave=lambda _: error(code))
+    reading = upon(graph)
+
+    reads = asyncio.gather(
+        *(get(reading, page(), n, product=product, batched=batched) for n in (1, 2))
+    )
+    await asyncio.sleep(1)
+
+    sends = [Product.SEND, Product.SEND_INSTAGRAM, Product.SEND_MEDIA, Product.PRIVATE_REPLY]
+    assert reading.budget.stopped("104", product, now()) > 0
+    assert [reading.budget.wait("104", each, now()) for each in sends] == [0] * 4
+    reads.cancel()
+
+
 @in_virtual_time
 async def test_who_would_wait_longer_than_an_hour_is_told_at_once() -> None:
     graph = FakeGraph(behave=lambda _: Said(headers=business("104", 100, minutes=600)))

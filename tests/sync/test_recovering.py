@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pagewire.type.v1.event_pb2 import Source, Trigger
@@ -19,8 +20,11 @@ def thread(*times: float, sender: str = JO) -> Thread:
     return thread_of(item, {PAGE}, Refused())
 
 
-def recovering(store: FakeIngest, since: float = NOW - 3_600) -> Recovering:
-    return Recovering(store, PAGE, since, lambda: datetime.fromtimestamp(NOW, UTC))
+def recovering(
+    store: FakeIngest, since: float = NOW - 3_600, refused: Callable[[], None] = lambda: None
+) -> Recovering:
+    now = datetime.fromtimestamp(NOW, UTC)
+    return Recovering(store, PAGE, since, lambda: now, refused=refused)
 
 
 async def test_what_people_wrote_in_the_gap_is_told_and_counted_where_it_is_new() -> None:
@@ -67,7 +71,23 @@ async def test_a_lane_that_is_held_is_tried_again_with_the_same_delivery() -> No
 
 
 async def test_a_refused_delivery_does_not_hold_up_the_run() -> None:
-    assert await recovering(FakeIngest(refused=True)).tell([thread(NOW - 300)]) == 0
+    refused: list[None] = []
+    repair = recovering(FakeIngest(refused=True), refused=lambda: refused.append(None))
+
+    assert await repair.tell([thread(NOW - 300, NOW - 400)]) == 0
+    assert len(refused) == 2
+
+
+async def test_an_event_that_the_store_refuses_keeps_out_no_other() -> None:
+    times = [NOW - 200 - n for n in range(MOST + 50)]
+    store = FakeIngest(cannot=f"message:m_{times[70]:.0f}")
+    refused: list[None] = []
+
+    new = await recovering(store, refused=lambda: refused.append(None)).tell([thread(*times)])
+
+    assert (new, len(refused)) == (MOST + 49, 1)
+    assert store.known == {f"message:m_{at:.0f}" for at in times} - {store.cannot}
+    assert len({each.delivery_id for each in store.deliveries}) == len(store.deliveries)
 
 
 async def test_many_are_told_in_deliveries_of_bounded_size_the_oldest_first() -> None:

@@ -42,6 +42,7 @@ class Account:
     host: RawGraph
     pages: FakePages
     graph: Graph
+    budget: Budget
     answers: dict[str, Said] = field(default_factory=dict)
 
     @property
@@ -92,7 +93,8 @@ async def at_graph() -> AsyncIterator[Account]:
 
     async with raw_graph(behave) as host, open_transport() as transport:
         hosts = Hosts("http://127.0.0.1:1", host.url, "v25.0")
-        made = Account(host, FakePages(), Graph(transport, hosts, OUR_APP, Budget()))
+        budget = Budget()
+        made = Account(host, FakePages(), Graph(transport, hosts, OUR_APP, budget), budget)
         made.pages.connect(
             ACCOUNT,
             OLD,
@@ -197,6 +199,27 @@ async def test_a_refresh_without_a_new_token_leaves_the_old_one(
     assert await account.refresh() is end
     assert account.pages.pages[ACCOUNT][1:] == (OLD, 1)
     assert refreshes(end) == before + 1
+
+
+async def test_while_meta_has_the_whole_app_wait_no_token_is_refreshed(account: Account) -> None:
+    account.stored(age=2 * DAY, ends=5 * DAY)
+    account.budget.stop_app(asyncio.get_running_loop().time(), 600)
+
+    assert await account.refresh() is Refreshed.FAILED
+    assert account.asked == []
+
+
+async def test_a_refresh_that_has_the_whole_app_wait_is_the_check_s_last_call(
+    account: Account,
+) -> None:
+    account.stored(age=2 * DAY, ends=5 * DAY)
+    account.answers["refresh_access_token"] = 403, {"error": {"code": 4, "is_transient": True}}
+
+    state, reason, again = await account.checked()
+
+    assert (state, reason) == ("healthy", "not_checked"), "as it was"
+    assert timedelta(seconds=30) < again <= timedelta(minutes=1)
+    assert [node for node, _ in account.asked] == ["refresh_access_token"]
 
 
 async def test_a_new_token_that_does_not_work_leaves_the_old_one(account: Account) -> None:

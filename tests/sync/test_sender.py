@@ -12,6 +12,7 @@ from pagewire_simulator.client import AccountView
 from pagewire_simulator.faults import FAULTS, Script
 from pagewire_sync.budget import Product
 from pagewire_sync.credentials import CredentialCache
+from pagewire_sync.failures import GraphError
 from pagewire_sync.graph import Credentials, Graph, Hosts, open_transport
 from pagewire_sync.sender import UNBEGUN, Sender
 from tests.support.outbox import FakeOutbox, reply
@@ -377,6 +378,24 @@ async def test_what_the_budget_has_no_room_for_soon_goes_back(meta: Meta) -> Non
     assert (meta.outbox.state(1), outcome.reason) == ("waiting", "budget_spent")
     assert 50 < outcome.retry_after.ToSeconds() <= 60
     assert await meta.simulator.calls() == []
+
+
+async def test_a_send_does_not_wait_where_reads_alone_are_stopped(meta: Meta) -> None:
+    account = await meta.page()
+    meta.outbox.put(await meta.message(account))
+    await meta.simulator.faults(Script(fault="calls_throttled", endpoint="conversations"))
+    credentials = await CredentialCache(meta.pages).newest(account.id)
+    conversations = credentials.node_id, "conversations", {"platform": "messenger"}
+
+    refused = await meta.graph.get(
+        credentials, *conversations, operation="x", product=Product.CONVERSATIONS
+    )
+    async with running(meta.sender().run()):
+        await meta.outbox.settled(1)
+
+    assert isinstance(refused, GraphError)
+    assert (refused.code, meta.outbox.state(1)) == (613, "sent")
+    assert len(await meta.simulator.sends()) == 1
 
 
 async def test_a_page_that_is_stopped_while_its_replies_wait_their_turn_sends_none_of_them(

@@ -29,6 +29,12 @@ def test_what_is_needed_is_enough(environment: pytest.MonkeyPatch) -> None:
     assert "first-secret" not in repr(settings)
 
 
+def test_a_read_may_take_as_long_as_those_of_busy_pages_do(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    assert load(Settings).read_timeout_seconds > 90
+
+
 @pytest.mark.parametrize("name", NEEDED)
 def test_what_is_needed_is_named_where_it_is_missing(
     environment: pytest.MonkeyPatch, name: str

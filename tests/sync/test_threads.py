@@ -26,6 +26,7 @@ from tests.support.inbox import (
     claimed,
     credentials,
     inbox,
+    nested_in,
 )
 
 INCREMENTAL = SyncMode.SYNC_MODE_INCREMENTAL
@@ -298,6 +299,27 @@ class TestTrouble:
         assert progress.run.unreadable == 1
         assert graph.calls < 3 + 1 + 125 + 10
 
+    @pytest.mark.parametrize(
+        ("poison", "jumps", "at", "around"),
+        # A piece of the first page that fails is read singly; of another page all is, since a
+        # cursor is good for its own page size.
+        [(60, 100, 4, 2 + 13 + 1 + 11 + 2 + 1), (200, 240, 3, 3 + 125 + 2)],
+    )
+    async def test_one_that_jumps_while_others_are_read_around_is_not_looked_for_to_the_end(
+        self, poison: int, jumps: int, at: int, around: int
+    ) -> None:
+        graph, mirror = inbox(*[20] * 600), FakeMirror()
+        graph.threads[poison].poison = True
+        graph.before = lambda number: (
+            written(graph.threads[jumps], NOW + 5) if number == at else None
+        )
+
+        progress = await walked(graph, mirror)
+
+        assert mirror.messages.keys() == truth(graph)
+        assert list(progress.unreadable) == [graph.threads[poison].thread_id]
+        assert graph.calls <= 5 + 1 + around
+
     async def test_while_it_has_not_changed_it_is_not_tried_again(self) -> None:
         graph, mirror = inbox(*[5] * 60), FakeMirror()
         bad = graph.threads[3]
@@ -310,7 +332,59 @@ class TestTrouble:
         )
 
         assert graph.calls == 1
+        assert graph.asked[0].batched
         assert progress.run.unreadable == 0
+
+    @pytest.mark.parametrize("jumps", [False, True])
+    async def test_where_it_is_none_of_the_news_they_are_listed_at_once(self, jumps: bool) -> None:
+        graph, mirror = inbox(*[5] * 60), FakeMirror()
+        bad = graph.threads[3]
+        known = UnreadableThread(thread_id=bad.thread_id, reason="graph_1")
+        known.update_time.seconds = int(bad.updated)
+        await walked(graph, mirror)
+        before, bad.poison = graph.calls, True
+        for at in (1, 8, 20, 40):
+            written(graph.threads[at], NOW + at, 2)
+        graph.before = lambda number: (
+            written(graph.threads[5], NOW + 90) if jumps and number == before + 1 else None
+        )
+
+        progress = await walked(
+            graph, mirror, claimed(mode=INCREMENTAL, synced=NOW, unreadable=[known])
+        )
+
+        assert mirror.messages.keys() >= truth(graph)
+        asked = [each.edge or each.node for each in graph.asked[before:]]
+        assert asked == ["conversations"] * 2 + ["t_0001"] * jumps
+        assert list(progress.unreadable) == [bad.thread_id]
+        assert progress.run.unreadable == 0
+
+    async def test_one_that_was_written_to_lately_keeps_its_mark_while_it_is_not_read(self) -> None:
+        graph, mirror = inbox(*[5] * 60), FakeMirror()
+        bad = graph.threads[0]
+        bad.poison = True
+        known = UnreadableThread(thread_id=bad.thread_id, reason="graph_1")
+        known.update_time.seconds = int(bad.updated)
+
+        progress = await walked(
+            graph, mirror, claimed(mode=INCREMENTAL, synced=bad.updated + 60, unreadable=[known])
+        )
+
+        assert graph.calls == 1
+        assert list(progress.unreadable) == [bad.thread_id]
+        assert not progress.has_marks
+        assert progress.run.unreadable == 1
+
+    async def test_one_in_which_graph_names_nobody_keeps_its_mark(self) -> None:
+        graph, mirror = inbox(*[5] * 6), FakeMirror()
+        graph.threads[3] = FakeThread("t_0003", [("m_sent", NOW - 3_000, False)], alone=True)
+        known = UnreadableThread(thread_id="t_0003", reason="graph_1")
+
+        progress = await walked(graph, mirror, claimed(unreadable=[known]))
+
+        assert "m_sent" not in mirror.messages
+        assert list(progress.unreadable) == ["t_0003"]
+        assert not progress.has_marks
 
     async def test_a_full_run_tries_it_again(self) -> None:
         graph, mirror = inbox(*[5] * 60), FakeMirror()
@@ -360,6 +434,36 @@ class TestTrouble:
 
         assert {mid for mid, _, _ in webhooks.messages} <= mirror.messages.keys()
         assert progress.unreadable == {}
+
+    @pytest.mark.parametrize(
+        ("weight", "sizes", "asked", "marked"),
+        [
+            (25, {}, [25], []),
+            (20, {"conversations": 1}, [20], []),
+            (8, {"conversations": 1}, [20, 10, 5], []),
+            (0, {}, [25, 12, 6, 3, 1], ["t_0000"]),
+        ],
+    )
+    async def test_one_that_is_too_much_by_itself_is_asked_for_in_halves_before_it_is_marked(
+        self, weight: int, sizes: dict[str, int], asked: list[int], marked: list[str]
+    ) -> None:
+        graph, mirror = inbox(*[5] * 60, weight=weight), FakeMirror()
+        again = graph.threads[0]
+        known = UnreadableThread(thread_id=again.thread_id, reason="graph_1")
+        known.update_time.seconds = int(again.updated)
+        written(again, NOW)
+
+        progress = await walked(
+            graph,
+            mirror,
+            claimed(mode=INCREMENTAL, synced=NOW, unreadable=[known], page_sizes=sizes),
+        )
+
+        nodes = [each for each in graph.asked if each.node == again.thread_id and not each.edge]
+        assert [nested_in(each.params["fields"]) for each in nodes] == asked
+        assert list(progress.unreadable) == marked
+        assert progress.run.unreadable == len(marked)
+        assert ("m_new_t_0000_5" in mirror.messages) == (not marked)
 
     async def test_a_thread_whose_messages_make_no_sense_is_marked_too(self) -> None:
         graph, mirror = inbox(*[5] * 3), FakeMirror()

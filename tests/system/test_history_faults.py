@@ -72,7 +72,11 @@ async def wasted(mirrored: Mirrored, page: AccountView) -> int:
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("permission", "permission"), ("token_password_changed", "token_dead"), ("policy", "")],
+    [
+        ("permission", "permission"),
+        ("token_password_changed", "token_dead"),
+        ("policy", "suspended"),
+    ],
 )
 async def test_a_page_that_cannot_be_read_stops_no_other(
     mirrored: Mirrored, fault: str, reason: str
@@ -83,7 +87,7 @@ async def test_a_page_that_cannot_be_read_stops_no_other(
     failed, *runs = await mirrored.sync(unreadable, *others)
 
     assert failed["state"] == "failed"
-    assert failed["error"] == reason or not reason
+    assert failed["error"] == reason
     assert [run["state"] for run in runs] == ["succeeded"] * 3
     for page in others:
         assert await mirrored.unlike(page) == NOTHING

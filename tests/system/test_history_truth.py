@@ -202,11 +202,35 @@ async def test_comments_of_posts_ads_and_media_with_their_replies_are_mirrored(
     pages = [await live.page(), await live.page("instagram", login="instagram"), await linked(live)]
     for page in pages:
         ads = 2 if page.platform == "messenger" else 0
-        await live.meta.create_history(page.id, posts=5, ads=ads, comments=12, replies=3)
+        past = {"posts": 5, "ads": ads, "comments": 12, "replies": 3, "attachments": 0.2}
+        await live.meta.create_history(page.id, **past)
 
     runs = await mirrored.sync(*pages, kind="comments")
 
     assert [run["state"] for run in runs] == ["succeeded"] * 3
+    for page in pages:
+        assert await comment_differences(mirrored.database, live.meta, page) == NOTHING
+
+
+async def test_a_comment_below_an_old_post_comes_with_the_next_incremental(
+    mirrored: Mirrored,
+) -> None:
+    live = mirrored.live
+    pages = [await live.page(), await live.page("instagram", login="instagram"), await linked(live)]
+    late = []
+    for page in pages:
+        await live.meta.create_history(page.id, posts=4, comments=3, replies=2)
+    await mirrored.sync(*pages, kind="comments")
+    for page in pages:
+        truth = await live.meta.truth(page.id)
+        oldest = truth.posts[-1].id
+        top = next(one.id for one in truth.comments if one.post_id == oldest and not one.parent_id)
+        late.append(await live.meta.comment(page.id, "late", post=oldest, silently=True))
+        late.append(await live.meta.comment(page.id, "later", parent=top, silently=True))
+
+    runs = await mirrored.sync(*pages, kind="comments", mode="incremental")
+
+    assert [(run["state"], run["stored"]) for run in runs] == [("succeeded", 2)] * 3
     for page in pages:
         assert await comment_differences(mirrored.database, live.meta, page) == NOTHING
 

@@ -5,14 +5,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 from pagewire.sync.v1.history_service_pb2 import WatchSyncRunRequest
 from pagewire.type.v1.sync_run_pb2 import SyncKind, SyncMode, SyncRun, SyncState
 from pagewire_cli.shapes import word
+from pagewire_runtime.clock import WALL, Clock
 from pagewire_runtime.errors import Kind, Refusal
 
 if TYPE_CHECKING:
@@ -83,17 +87,39 @@ def board(count: int, console: Console | None = None) -> AbstractContextManager[
     return Board(shown_on, crowded=count > ROWS)
 
 
+class Times(ProgressColumn):
+    """How long each run has taken, and how much longer it will where that shows."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._clock = clock
+
+    def render(self, task: Task) -> Text:
+        return Text(times(task.fields["run"], self._clock.now(), task.time_remaining))
+
+
 class Board(AbstractContextManager[Tell]):
-    """Rows of runs, each with its bar, its figures, and how long it will take where that shows."""
+    """Rows of runs, each with its bar, its figures and its times. The bar of one of which nobody
+    can tell how much there is goes to and fro. On a narrow terminal a row takes several lines, but
+    where there are many.
+    """
 
     def __init__(
-        self, console: Console, *, crowded: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        *,
+        crowded: bool,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Clock = WALL,
     ) -> None:
+        def words(form: str) -> TextColumn:
+            return TextColumn(form, markup=False, table_column=Column(no_wrap=crowded))
+
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}", markup=False),
-            TimeRemainingColumn(compact=True),
+            words("{task.description}"),
+            BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
+            words("{task.fields[figures]}"),
+            Times(wall),
             console=console,
         )
         self._crowded = crowded
@@ -115,7 +141,7 @@ class Board(AbstractContextManager[Tell]):
             name = f"{run.page_id} {named(run)}"
             self._paces[run.run_id] = Pace(self._clock(), items(run))
             self._rows[run.run_id] = self._progress.add_task(
-                name, completed=done, total=total, figures=""
+                name, completed=done, total=total, figures="", run=run
             )
         pace = self._paces[run.run_id].of(self._clock(), items(run))
         self._progress.update(
@@ -123,6 +149,7 @@ class Board(AbstractContextManager[Tell]):
             completed=done,
             total=total,
             figures=figures(run, pace),
+            run=run,
             visible=not (run.state in ENDED and self._crowded),
         )
 
@@ -173,6 +200,22 @@ def figures(run: SyncRun, per_second: float | None) -> str:
         told.append(f"{per_second:,.0f}/s")
     left = f"{run.budget_left_percent} % of the budget left"
     return ", ".join([*told, f"{run.graph_calls:,} calls, {left}"])
+
+
+def times(run: SyncRun, now: datetime, left: float | None) -> str:
+    """How long a run has taken, from its own beginning, and the seconds that are left."""
+    if not run.HasField("start_time"):
+        return ""
+    over = run.end_time.ToDatetime(UTC) if run.HasField("end_time") else now
+    took = max(timedelta(), over - run.start_time.ToDatetime(UTC))
+    told = _timed(took.total_seconds())
+    return f"{told}, {_timed(left)} left" if left else told
+
+
+def _timed(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def state_of(run: SyncRun) -> str:

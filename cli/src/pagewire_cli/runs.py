@@ -41,6 +41,8 @@ ADVICE = {
     "graph_unavailable": "Graph did not answer for long: what was read is stored, sync it again",
     "page_disconnected": "it was disconnected meanwhile",
     "threads_unreadable": "Graph would not give some of it: that is marked, all else is stored",
+    "events_refused": "the store would not have some of what it found: see its log",
+    "labels_unreadable": "Graph would not give its labels: the next run reads them",
     "list_unavailable": "Graph gave no list: threads known before were read, sync it again",
     "internal": "that is our fault: the log of sync says more",
 }

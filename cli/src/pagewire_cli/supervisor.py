@@ -115,6 +115,11 @@ class Process:
         """Of the present life, or of the last."""
         return self._life().pid
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the present life has become ready."""
+        return self._ready.is_set()
+
     async def start(self, within: float = READY_WITHIN) -> None:
         """Starts it and waits until it is ready; from then on it is kept alive. NotReady."""
         self._told.clear()

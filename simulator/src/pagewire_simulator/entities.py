@@ -148,7 +148,10 @@ class Post(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Comment(msgspec.Struct, kw_only=True):
-    """``person_id`` is None for the account's own; ``parent_id`` None at the top level."""
+    """``person_id`` is None for the account's own; ``parent_id`` None at the top level.
+
+    ``attachment``: a type and an address (Facebook).
+    """
 
     id: str
     account_id: str
@@ -159,6 +162,7 @@ class Comment(msgspec.Struct, kw_only=True):
     from_name: str
     text: str
     created_at: int
+    attachment: tuple[str, str] | None = None
     hidden: bool = False
     deleted: bool = False
     private_reply_mid: str | None = None

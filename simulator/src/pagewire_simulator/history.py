@@ -39,9 +39,9 @@ class History(msgspec.Struct, kw_only=True):
     ``conversations`` of ``messages`` each, the first ``long_threads`` of ``long_messages``. The
     newest message of all is ``newest_ago`` seconds old, the newest of the oldest conversation
     ``days`` more. ``outbound``, ``unicode``, ``attachments``, ``unsupported``, ``deleted`` and
-    ``stories`` (Instagram) are shares of the messages. ``posts`` and ``ads`` (posts shown as
-    advertisements only) have ``comments`` each, and each of these ``replies``. ``labels`` are made
-    without people.
+    ``stories`` (Instagram) are shares of the messages, ``attachments`` of Facebook's comments too.
+    ``posts`` and ``ads`` (posts shown as advertisements only) have ``comments`` each, and each of
+    these ``replies``. ``labels`` are made without people.
     """
 
     account: str
@@ -178,7 +178,7 @@ class Past:
         random, world = self._random, self._world
         person = None if random.random() < self._asked.outbound / 2 else random.choice(people)
         self._comments += 1
-        return world.create_comment(
+        comment = world.create_comment(
             self._account,
             person,
             world.post(post_id),
@@ -187,3 +187,10 @@ class Past:
             parent=parent,
             ids=self._ids,
         )
+        if (
+            self._account.platform is Platform.MESSENGER
+            and random.random() < self._asked.attachments
+        ):
+            url = f"https://www.example.test/photos/{self._ids.media()}"
+            comment.attachment = (random.choice(("photo", "sticker", "share")), url)
+        return comment

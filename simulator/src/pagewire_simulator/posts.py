@@ -1,7 +1,8 @@
 """Posts, media and their comments as Graph shows them, and the edges between them.
 
 Facebook: ``filter`` stream is every level by time, toplevel (the default) the first one, ranked
-unless ``order`` says otherwise. Instagram: fifty comments a query, the first level, newest first.
+unless ``order`` says otherwise; who comments below a post updates it. Instagram: fifty comments a
+query, the first level, newest first.
 Source: the references of comments on both platforms and of a Page's feed.
 """
 
@@ -76,7 +77,7 @@ class Posts(msgspec.Struct, kw_only=True):
             "id": one.id,
             "message": one.text or None,
             "created_time": iso(one.created_at),
-            "updated_time": iso(one.created_at),
+            "updated_time": lambda _: iso(self._updated_at(one)),
             "permalink_url": f"https://www.example.test/{one.id}",
             "from": {"id": self.account.id, "name": self.account.name},
             "is_published": not one.ad,
@@ -84,6 +85,10 @@ class Posts(msgspec.Struct, kw_only=True):
             "comments": lambda field: self._nested(one, None, field),
         }
         return cut(known, asked or FACEBOOK_POST)
+
+    def _updated_at(self, one: Post) -> int:
+        """When it was written, or something below it."""
+        return max([one.created_at, *(each.created_at for each in self._under(one))])
 
     def _medium(self, one: Post) -> Json:
         return {
@@ -204,6 +209,14 @@ class Posts(msgspec.Struct, kw_only=True):
             "replies": None if one.parent_id else lambda field: self._nested(post, one, field),
         }
 
+    @staticmethod
+    def _attachment(one: Comment) -> Json | None:
+        if one.attachment is None:
+            return None
+        kind, url = one.attachment
+        image = {"height": 720, "src": f"{url}/image.jpg", "width": 1280}
+        return {"media": {"image": image}, "target": {"url": url}, "type": kind, "url": url}
+
     def _facebook_comment(self, one: Comment) -> Json:
         post, on_top = self.world.post(one.post_id), one.parent_id is None
         return {
@@ -213,6 +226,7 @@ class Posts(msgspec.Struct, kw_only=True):
             "from": {"id": one.from_id, "name": one.from_name},
             "is_hidden": one.hidden,
             "is_private": False,
+            "attachment": self._attachment(one),
             "parent": None if on_top else {"id": one.parent_id},
             "object": {"id": one.post_id},
             "comment_count": lambda _: len(self._replies(one)),

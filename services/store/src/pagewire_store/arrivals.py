@@ -59,6 +59,15 @@ class Arrival:
             return None
         return self.key[0], f"postback:{self.key[1].removeprefix('message:')}"
 
+    @property
+    def shown(self) -> Key | None:
+        """Of a button that somebody pressed: the key by which a repair told of it, if it came
+        first, as a message.
+        """
+        if not self.key[1].startswith("postback:"):
+            return None
+        return self.key[0], f"message:{self.key[1].removeprefix('postback:')}"
+
 
 @dataclass(slots=True)
 class Parcel:

@@ -9,7 +9,8 @@ webhooks stay away for far longer than its conversations do.
 
 A gap waits for the grace, since Meta sends again what was refused. It is one span a page, from the
 grace before the first loss on, as webhooks come later than what they tell of was written; `runs`
-closes it when a repair has read it.
+closes it when a repair has read it. One that could not read all of it is tried again, ever later;
+what is lost meanwhile waits no longer than otherwise.
 """
 
 from __future__ import annotations
@@ -214,10 +215,18 @@ _DUE = text(f"""
         and not exists (
             select from sync_run r
             where r.page_id = m.page_id and r.origin = 'repair'
-                and (r.{runs.OPEN} or r.created_at > now() - :interval))
+                and (r.{runs.OPEN} or r.created_at > now() - cast(:interval as interval) * case
+                    when m.gap_noticed_at > r.created_at then 1
+                    else 2 ^ greatest(({runs.PARTIALS}) - 1, 0) end))
     order by m.page_id limit :chunk
-    for update of m skip locked for share of p skip locked
+    for update of m skip locked for no key update of p skip locked
 """)  # noqa: S608  # a constant
+
+# Meta unsubscribes us from a page whose webhooks failed for an hour, and says so to nobody here:
+# without a check the page would hear of nothing more until that of the next day.
+_CHECK_SOON = text("""
+    update page set check_due_at = least(check_due_at, now()) where page_id = any(:pages)
+""")
 
 
 async def start_repairs(
@@ -225,7 +234,8 @@ async def start_repairs(
 ) -> int:
     """Queues a repair for up to CHUNK pages whose gap has waited for the grace, and says how many.
 
-    A page has one in an `interval`; one that was asked for counts.
+    A page has one in an `interval`; one that was asked for counts. With its repair its check is
+    due, which sees whether it is subscribed still.
     """
     values = {
         "settled_after": settled_after(grace),
@@ -234,4 +244,6 @@ async def start_repairs(
         "chunk": CHUNK,
     }
     due = (await connection.execute(_DUE, values)).all()
+    if due:
+        await connection.execute(_CHECK_SOON, {"pages": [row.page_id for row in due]})
     return await runs.queue(connection, "repair", [tuple(row) for row in due])

@@ -19,7 +19,7 @@ from pagewire.store.v1.ingest_service_pb2 import (
     Delivery,
     DeliveryResult,
 )
-from pagewire.type.v1.event_pb2 import SOURCE_STANDBY, Event
+from pagewire.type.v1.event_pb2 import SOURCE_RECOVERED, SOURCE_STANDBY, Event
 from pagewire_runtime import faults, metrics
 from pagewire_runtime.coalescing import Coalescer
 from pagewire_runtime.errors import InvalidArgument, Unavailable
@@ -94,17 +94,26 @@ class _Flight:
 class _Seen:
     """What is stored already of what a batch names."""
 
-    connected: set[str]
-    sources: dict[Key, int]
-    missing_lanes: set[Lane]
-    pressed: dict[Key, Key]
+    connected: set[str] = field(default_factory=set)
+    sources: dict[Key, int] = field(default_factory=dict)
+    missing_lanes: set[Lane] = field(default_factory=set)
+    pressed: dict[Key, Key] = field(default_factory=dict)
     """By the key of a button's event the key of what Graph showed, which is the same."""
+    shown: dict[Key, Key] = field(default_factory=dict)
+    """By the key of a message the key of the button's event that it is, if a repair brought it."""
 
     def note(self, key: Key, source: int) -> None:
         """The event is stored, and came by this source."""
         self.sources[key] = source
         if key in self.pressed:
             self.sources[self.pressed[key]] = source
+        if key in self.shown and source == SOURCE_RECOVERED:
+            self.sources.setdefault(self.shown[key], source)
+
+    def missing(self, arrivals: Iterable[Key]) -> list[Key]:
+        """Of these, and of what would make them known, the keys that are not stored."""
+        named = (*arrivals, *self.pressed, *self.shown)
+        return [key for key in named if key not in self.sources]
 
 
 @dataclass(slots=True)
@@ -344,14 +353,17 @@ def _behind(waiting: Parcel, first: Mapping[Lane, tuple[int, _Wait]]) -> Held | 
 
 
 async def _see(connection: Driver, batch: Iterable[Parcel]) -> _Seen:
-    named, pressed = set(), {}
+    named = set()
+    seen = _Seen()
     for waiting in batch:
         for key, arrival in waiting.arrivals.items():
             named.add((*key, arrival.lane[1]))
-            if arrival.pressed:
-                pressed[arrival.pressed] = key
-                named.add((*arrival.pressed, arrival.lane[1]))
-    seen = _Seen(set(), {}, set(), pressed)
+            if button := arrival.pressed:
+                seen.pressed[button] = key
+                named.add((*button, arrival.lane[1]))
+            if message := arrival.shown:
+                seen.shown[message] = key
+                named.add((*message, arrival.lane[1]))
     if not named:
         return seen
     rows = list(named)
@@ -384,8 +396,7 @@ async def _begin(connection: Driver, batch: list[Parcel], seen: _Seen) -> set[La
     Notes in `seen` which events have come since.
     """
     wanted = sorted({lane for waiting in batch for lane in waiting.lanes})
-    unknown = [key for w in batch for key in w.arrivals if key not in seen.sources]
-    unknown += [key for key in seen.pressed if key not in seen.sources]
+    unknown = seen.missing(key for w in batch for key in w.arrivals)
     said = [
         BEGIN,
         *_said(statements.LOCK_LANES, wanted),

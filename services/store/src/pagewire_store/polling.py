@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from math import inf
 from typing import TypeVar
 
 from pagewire_runtime.errors import InvalidArgument, Unavailable
@@ -28,10 +29,12 @@ async def claimed(
     wait: timedelta,
     *,
     longest: timedelta = LONGEST_WAIT,
+    due_in: Callable[[], float] = lambda: inf,
 ) -> list[T]:
     """What `claim` finds, now or when it is woken; nothing once `wait`, or `longest`, is over.
 
-    Raises Unavailable once `waking` is closed.
+    `due_in` says, after a claim of nothing, in how many seconds something is due by time alone:
+    then it looks again, as if woken. Raises Unavailable once `waking` is closed.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + min(wait, longest).total_seconds()
@@ -40,7 +43,10 @@ async def claimed(
             raise Unavailable("a store that ends")
         seen = waking.count
         found = await claim()
-        if found or not await waking.wait(seen, until - loop.time()):
+        if found:
+            return found
+        left, due = until - loop.time(), due_in()
+        if not await waking.wait(seen, min(left, due)) and left <= due:
             return found
 
 

@@ -57,6 +57,7 @@ class ConversationRow(NamedTuple):
     snippet: str
     snippet_mid: str | None
     unread_count: int  # inbound messages behind the last outbound one of the same rows
+    unread_mids: str  # their ids, with a space between them
     last_inbound_at: int | None
     last_outbound_at: int | None
 
@@ -182,7 +183,7 @@ class _Talk:
 
     name: str | None = None
     newest: MessageRow | None = None
-    inbound: list[int] = field(default_factory=list)
+    inbound: list[MessageRow] = field(default_factory=list)
     outbound: list[int] = field(default_factory=list)
 
 
@@ -227,7 +228,10 @@ class _Drafts:
         talk.name = event.person_name or talk.name
         if talk.newest is None or row.created_at >= talk.newest.created_at:
             talk.newest = row
-        (talk.inbound if row.direction == "inbound" else talk.outbound).append(row.created_at)
+        if row.direction == "inbound":
+            talk.inbound.append(row)
+        else:
+            talk.outbound.append(row.created_at)
 
     def touch(
         self,
@@ -283,14 +287,18 @@ class _Drafts:
         talk = self.talks[key]
         assert talk.newest is not None  # noqa: S101  # a talk begins with a message
         answered_at = max(talk.outbound, default=None)
+        unread = [
+            one for one in talk.inbound if answered_at is None or one.created_at > answered_at
+        ]
         return ConversationRow(
             *key,
             talk.name,
             talk.newest.created_at,
             self._snippet(talk.newest),
             talk.newest.mid or None,
-            sum(1 for at in talk.inbound if answered_at is None or at > answered_at),
-            max(talk.inbound, default=None),
+            len(unread),
+            " ".join(one.mid for one in unread if one.mid),
+            max((one.created_at for one in talk.inbound), default=None),
             answered_at,
         )
 

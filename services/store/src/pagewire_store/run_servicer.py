@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from math import inf
 from typing import TypeVar
 
 from psycopg.errors import UniqueViolation
@@ -104,11 +105,19 @@ class RunServicer(RunServiceServicer):
         at_most = polling.at_most("max_runs", request.max_runs)
         if not 0 < len(request.owner) <= OWNER_MAX or "\0" in request.owner:
             raise InvalidArgument("owner", f"must be 1 to {OWNER_MAX} characters")
+        due_in = inf
+
+        async def claim() -> list[ClaimedRun]:
+            nonlocal due_in
+            found, due_in = await self._claim(request.owner, at_most)
+            return found
+
         found = await polling.claimed(
-            lambda: self._claim(request.owner, at_most),
+            claim,
             self._waking,
             request.wait.ToTimedelta(),
             longest=polling.LONGEST_UNHURRIED_WAIT,
+            due_in=lambda: due_in,
         )
         return ClaimRunsResponse(runs=found)
 
@@ -122,12 +131,16 @@ class RunServicer(RunServiceServicer):
             self._waking.wake()
         return RecordRunsResponse(verdicts=recorded.verdicts, ended=recorded.ended)
 
-    async def _claim(self, owner: str, at_most: int) -> list[ClaimedRun]:
+    async def _claim(self, owner: str, at_most: int) -> tuple[list[ClaimedRun], float]:
+        """What there is; where that is nothing, in how many seconds a lease ends."""
+
+        async def claim(connection: AsyncConnection) -> tuple[list[ClaimedRun], float]:
+            found = await runs.claim(connection, owner, at_most, self._lease)
+            return found, inf if found else await runs.next_lapse(connection)
+
         for _ in range(CLAIM_TRIES):
             try:
-                return await self._done(
-                    lambda connection: runs.claim(connection, owner, at_most, self._lease)
-                )
+                return await self._done(claim)
             except IntegrityError as error:
                 if not isinstance(error.orig, UniqueViolation):
                     raise

@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
@@ -59,10 +60,14 @@ from pagewire_store.trips import within
 
 log = get_logger(__name__)
 
-LEASE = timedelta(seconds=15)
-"""Five of its renewals."""
+LEASE = timedelta(seconds=8)
+"""Four of its renewals; who waits for runs has one within milliseconds of its end."""
 LONGEST_REPAIR = timedelta(hours=24)
 """How far a repair looks back that is asked for where no gap is known."""
+PARTIAL_REPAIRS = 5
+"""So many repairs may leave the same gap open for what they could not read; with the last of them
+it closes, or one thread that can never be read would keep a page's repairs going for ever.
+"""
 
 CHECKPOINT_BYTES = 2**20
 """A larger one is not kept: its run goes on, and who takes it over begins at the last that was."""
@@ -472,6 +477,18 @@ async def claim(
     return [_claimed(row, marked[row.page_id, row.kind], lease) for row in rows]
 
 
+_NEXT_LAPSE = text("""
+    select extract(epoch from min(lease_until) - clock_timestamp()) from sync_run
+    where state = 'running' and lease_until > now()
+""")
+
+
+async def next_lapse(connection: AsyncConnection) -> float:
+    """In how many seconds the next lease will be over, where nobody renews it; at no time: inf."""
+    left = (await connection.execute(_NEXT_LAPSE)).scalar_one()
+    return inf if left is None else float(left)
+
+
 def _claimed(row: Any, unreadable: list[UnreadableThread], lease: timedelta) -> ClaimedRun:
     seconds = Duration()
     seconds.FromTimedelta(lease)
@@ -548,11 +565,18 @@ _HOLD_MIRRORS = Bulk(
     kind=TEXT,
 )
 
+PARTIALS = """
+    select count(*) from sync_run e
+    where e.page_id = m.page_id and e.kind = m.kind and e.origin = 'repair'
+        and e.state = 'partial' and e.gap_from = m.gap_from
+"""
+"""How many repairs of the gap of row `m` of table mirror have not read all of it."""
+
 # A repair has read all of its gap up to some time before it began. What may have been lost later,
-# or was noticed so late that it may have been, is left for the next one. It does not make a page
-# mirrored that never was.
+# or was noticed so late that it may have been, is left for the next one; so is, some times, all of
+# it where a thread could not be read. It does not make a page mirrored that never was.
 _REACHED = Bulk(
-    """
+    f"""
     update mirror m set
         synced_at = case
             when n.synced_at is null or (n.gap_from is not null and m.synced_at is null)
@@ -561,14 +585,16 @@ _REACHED = Bulk(
         page_sizes = m.page_sizes || n.page_sizes::jsonb,
         conversations = coalesce(n.conversations, m.conversations),
         run_ended_at = case when n.ended then clock_timestamp() else m.run_ended_at end,
-        repaired_at = case when n.mended_to is not null then clock_timestamp()
-            else m.repaired_at end,
+        repaired_at = case when n.mends then clock_timestamp() else m.repaired_at end,
         gap_from = case
-            when n.mended_to is null or m.gap_from is null or m.gap_from < n.gap_from
-                then m.gap_from
+            when not n.mends or m.gap_from is null or m.gap_from < n.gap_from then m.gap_from
             when m.gap_noticed_at > n.mended_to then greatest(m.gap_from, n.mended_to) end
-    from {rows} where m.page_id = n.page_id and m.kind = n.kind
-    """,
+    from (
+        select n.*,
+            n.mended_to is not null and (n.is_whole or ({PARTIALS}) >= {PARTIAL_REPAIRS}) as mends
+        from {{rows}} join mirror m on m.page_id = n.page_id and m.kind = n.kind
+    ) n where m.page_id = n.page_id and m.kind = n.kind
+    """,  # noqa: S608  # constants
     page_id=TEXT,
     kind=TEXT,
     synced_at=TIME,
@@ -577,6 +603,7 @@ _REACHED = Bulk(
     ended=BOOL,
     gap_from=TIME,
     mended_to=TIME,
+    is_whole=BOOL,
 )
 
 _MARK = Bulk(
@@ -716,6 +743,7 @@ def _mirror_row(progress: RunProgress, held: _Held, settled_after: timedelta) ->
         state in _ENDS,
         micros(held.gap_from),
         micros(held.started_at - settled_after) if mends else None,
+        state == SYNC_STATE_SUCCEEDED,
     )
 
 

@@ -149,9 +149,10 @@ class Settings(CommonSettings):
         description="How long reading a body of the quarantine again may take.",
     )
     run_lease: Seconds = Field(
-        timedelta(seconds=15),
+        timedelta(seconds=8),
         validation_alias="STORE_RUN_LEASE_SECONDS",
-        description="How long a run of history belongs to a worker that says nothing of it.",
+        description="How long a run of history belongs to a worker that says nothing of it; four"
+        " of its renewals.",
     )
     sync_interval: SecondsOrNever = Field(
         timedelta(minutes=15),

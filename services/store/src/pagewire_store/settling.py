@@ -54,6 +54,12 @@ _settled = metrics.counter(
     "Replies by the state they came to, by what, and by how that is known.",
     ["state", "signal", "via"],
 )
+_doubts = metrics.counter(
+    "pagewire_uncertain_ends_total",
+    "Replies that were uncertain, by what ended it: echo, webhook, readback (a look), late_answer"
+    " (whatever it said), resend (it goes once more), parked.",
+    ["end"],
+)
 _duplicates = metrics.counter(
     "pagewire_reply_duplicates_total",
     "Replies that Graph took twice, or may have: possible or confirmed.",
@@ -325,6 +331,15 @@ _PAUSE_BY_WAITING_ECHOES = Bulk(
 )
 
 
+# What ends a doubt without an acceptance. All else that moves an uncertain reply is a late answer.
+_LATE = "late_answer"
+_UNTOLD = {
+    Signal.LAST_CLEAN_LOOK: "resend",
+    Signal.NO_ECHO: "resend",
+    Signal.GIVEN_UP: "parked",
+}
+
+
 def read_attempts(tags: Iterable[str]) -> Said:
     """Asks for the replies that these attempts are of; `by_attempt` reads the answer."""
     return _READ_BY_TAG.over([(tag,) for tag in tags])
@@ -500,9 +515,16 @@ def _accept(row: _Row, reply: Reply, ending: Ending, *, latest: bool, bound: boo
     if to == row.state:
         return
     assert to is not None  # noqa: S101  # every state has a way to SENT
+    _count_doubt(row, _LATE if ending.via == "response" else ending.via or "none")
     _land(row, to, "", reply.now)
     row.settled_by, row.sent_at = ending.via, reply.now
     _settled.labels(to.value, Signal.ACCEPTED.value, ending.via or "none").inc()
+
+
+def _count_doubt(row: _Row, end: str) -> None:
+    """Called before the row moves."""
+    if row.state == State.UNCERTAIN:
+        _doubts.labels(end).inc()
 
 
 def _count_duplicates(row: _Row, ending: Ending, *, latest: bool) -> None:
@@ -523,7 +545,9 @@ def _move(
 ) -> None:
     if to is State.UNCERTAIN:
         _doubt(row, signal, ending.reason, now, waits)
-    elif to is State.READY:
+        return
+    _count_doubt(row, _UNTOLD.get(signal, _LATE))
+    if to is State.READY:
         _put_back(row, signal, ending, now, waits)
     else:
         _land(row, to, ending.reason, now)

@@ -2,18 +2,28 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from pagewire_runtime import metrics
 from pagewire_runtime.clock import WALL
+from pagewire_runtime.logs import get_logger, ref
 from pagewire_sync.batches import Weight
 from pagewire_sync.budget import Product
 from pagewire_sync.failures import Failure
 from pagewire_sync.graph import Credentials
 from pagewire_sync.reading import Tally
 from pagewire_sync.results import Done, Failed, Outcome
+
+log = get_logger(__name__)
+
+_withheld = metrics.counter(
+    "pagewire_history_withheld",
+    "Lists that Graph refuses a page and its run goes on without, by what they hold.",
+    ["what", "reason"],
+)
 
 PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0, 60.0)
 """Between looks at a Graph that fails, each of which is several tries: five minutes of trouble, in
@@ -130,13 +140,30 @@ class Asking:
         """The same for what cannot be made smaller: while Graph fails it is asked again, for
         minutes. Raises RunFailed, GraphUnavailable where it goes on failing.
         """
-        for pause in (*PAUSES, None):
-            outcome = await self.once(node, edge, params, **how)
+        outcome = await self.again(PAUSES, node, edge, params, **how)
+        if is_trouble(outcome):
+            raise GraphUnavailable
+        return outcome
+
+    async def again(
+        self, pauses: Sequence[float], node: str, edge: str, params: Mapping[str, str], **how: Any
+    ) -> Outcome:
+        """The last answer: while Graph fails it is asked again after each of these pauses. Raises
+        RunFailed.
+        """
+        outcome = await self.once(node, edge, params, **how)
+        for pause in pauses:
             if not is_trouble(outcome):
-                return outcome
-            if pause is not None:
-                await self.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # jitter, no secret
-        raise GraphUnavailable
+                break
+            await self.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # jitter, no secret
+            outcome = await self.once(node, edge, params, **how)
+        return outcome
+
+
+def goes_without(credentials: Credentials, what: str, reason: str) -> None:
+    """Say that Graph refuses the page a list that not every page needs, and the run goes on."""
+    log.warning("Graph refuses a list", what=what, reason=reason, page=ref(credentials.page_id))
+    _withheld.labels(what, reason).inc()
 
 
 def is_trouble(outcome: Outcome) -> bool:

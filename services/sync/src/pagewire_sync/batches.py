@@ -19,6 +19,7 @@ import msgspec
 from pagewire.type.v1.page_pb2 import Login
 from pagewire_runtime import metrics
 from pagewire_runtime.clock import WALL
+from pagewire_sync.budget import Product
 from pagewire_sync.failures import Failure, GraphError, classify
 from pagewire_sync.graph import Answer, Credentials, Graph, NotSent, OutcomeUnknown
 from pagewire_sync.results import Done, Failed, Result, Unfinished
@@ -56,6 +57,7 @@ class Operation:
     name: str
     """What metrics call it."""
     weight: Weight = Weight.LIGHT
+    product: Product = Product.PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class Batches:
                 operation.edge,
                 operation.params,
                 operation=operation.name,
+                product=operation.product,
             )
         except NotSent:
             return Unfinished("not_sent")
@@ -219,7 +222,13 @@ class Batches:
 
     def _heeded(self, operation: Operation, part: Part, read_time: datetime) -> Result:
         try:
-            answer = self._graph.heeded(operation.credentials, part.status, part.headers, part.body)
+            answer = self._graph.heeded(
+                operation.credentials,
+                part.status,
+                part.headers,
+                part.body,
+                product=operation.product,
+            )
         except OutcomeUnknown as lost:
             return Unfinished(lost.reason)
         return _result(operation, answer, read_time)

@@ -8,18 +8,19 @@ run.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 import msgspec
 
+from pagewire.store.v1.mirror_service_pb2 import MirroredComment
 from pagewire.type.v1.page_pb2 import Platform
 from pagewire_runtime import faults
 from pagewire_runtime.logs import get_logger
 from pagewire_sync import posts
-from pagewire_sync.asking import Asking, RunFailed
+from pagewire_sync.asking import Asking, RunFailed, goes_without
 from pagewire_sync.budget import Product
 from pagewire_sync.listing import CursorRefused, Listed, TooMuch
 from pagewire_sync.posts import Posts
@@ -32,6 +33,9 @@ from pagewire_sync.upserting import Rows, Upserting, count_refused
 
 log = get_logger(__name__)
 
+ADS = "ads_posts"
+"""Meta's page on this edge asks for permissions, and for a task of who made the token, that nothing
+else here needs."""
 NEWEST = 100
 """Posts of each kind that an incremental run looks at."""
 POSTS, NESTED = 25, 100
@@ -76,7 +80,7 @@ class Comments:
         self._posts_most = MEDIA if self.on_instagram else POSTS
         self.nested_most = NESTED_ON_INSTAGRAM if self.on_instagram else NESTED
         self._posts = Posts(self.asking, self.progress, node, self.nested_most)
-        self._edges = ("media",) if self.on_instagram else ("feed", "ads_posts")
+        self._edges = ("media",) if self.on_instagram else ("feed", ADS)
         self._own = frozenset({credentials.page_id, credentials.node_id})
         self._refused = Refused()
         self._at = read_checkpoint(self.progress.checkpoint)
@@ -88,12 +92,21 @@ class Comments:
             for tail in self._at.tails:
                 self._tails.begin(tail, self._tasks)
             while self._at.edge < len(self._edges):
-                await self._walk(self._edges[self._at.edge])
+                await self._walk_if_allowed(self._edges[self._at.edge])
                 self._at = Checkpoint(self._at.edge + 1)
                 self._save()
         if self._refused:
             log.warning("Graph showed what is no post or comment", **self._refused)
             count_refused("comments", self._refused)
+
+    async def _walk_if_allowed(self, edge: str) -> None:
+        """Many pages have no advertisements, and none is left without its comments for them."""
+        try:
+            await self._walk(edge)
+        except RunFailed as failed:
+            if edge != ADS or failed.reason != "permission":
+                raise
+            goes_without(self.asking.credentials, ADS, failed.reason)
 
     async def _walk(self, edge: str) -> None:
         trail = Trail(["", *filter(None, [self._at.cursor])])
@@ -164,7 +177,9 @@ class Comments:
 
     def _begin_replies(self, post: Post) -> None:
         for parent_id, after in post.replies_after.items():
-            self._begin(post, parent_id, "replies", parent_id, after)
+            replies = [each for each in post.comments if each.parent_id == parent_id]
+            if not _replies_reach(replies, self.progress.bound):
+                self._begin(post, parent_id, "replies", parent_id, after)
 
     def _begin(self, post: Post, node: str, edge: str, whose: str, after: str) -> None:
         since = self.progress.bound
@@ -232,6 +247,8 @@ class OlderComments:
         after = post.after
         if tail.edge == "replies":
             after = post.replies_after.pop(tail.whose, "")
+            if _replies_reach(post.comments, tail.since):
+                after = ""
         elif _reaches(post, tail.since):
             after = ""
         ids = [each.comment_id for each in post.comments]
@@ -244,3 +261,13 @@ def _reaches(post: Post, since: float) -> bool:
     """
     tops = [each.create_time.seconds for each in post.comments if not each.parent_id]
     return bool(since and tops) and min(tops) < since
+
+
+def _replies_reach(replies: Sequence[MirroredComment], since: float) -> bool:
+    """Whether one comment's replies reach back to then. No page of Meta's tells their order: they
+    do where they are seen to come newest first; in any other the new ones may stand last.
+    """
+    times = [each.create_time.seconds for each in replies]
+    if not since or len(times) < 2 or times != sorted(times, reverse=True):
+        return False
+    return times[0] > times[-1] and times[-1] < since

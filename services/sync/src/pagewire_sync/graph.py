@@ -24,7 +24,7 @@ from httpx_aiohttp import AiohttpTransport
 from pagewire.type.v1.page_pb2 import LOGIN_FACEBOOK, LOGIN_INSTAGRAM, Login, Platform
 from pagewire_runtime import faults, metrics
 from pagewire_runtime.errors import Refusal
-from pagewire_sync.budget import Budget
+from pagewire_sync.budget import Budget, Product, regain_seconds, stopped_by
 from pagewire_sync.failures import Failure, GraphError, classify
 from pagewire_sync.usage import Usage, read_usage
 
@@ -57,6 +57,8 @@ _WRITTEN_SECONDS = 0.005
 LIMIT_CODE = 613
 LIMIT_SECONDS = 5.0
 """Code 613 is a limit by the second, of one product or thread."""
+TOKEN_LIMIT_CODE = 17
+"""A limit of all that is asked with the token."""
 _GZIP = zlib.MAX_WBITS | 16  # how zlib is told that its header is gzip's
 
 _calls = metrics.histogram(
@@ -172,6 +174,12 @@ class Graph:
         self._budget = budget
         self.total_seconds = total_seconds
 
+    def app_stopped(self) -> float:
+        """Seconds for which Meta has the whole app wait: who calls without a turn in the budget
+        calls nothing meanwhile.
+        """
+        return self._budget.app_stopped(asyncio.get_running_loop().time())
+
     async def get(
         self,
         credentials: Credentials,
@@ -180,9 +188,12 @@ class Graph:
         params: Mapping[str, str],
         *,
         operation: str,
+        product: Product = Product.PAGE,
     ) -> Answer | GraphError:
-        """Read a node (`edge` empty) or an edge of it. Raises NotSent or OutcomeUnknown."""
-        return await self._call("GET", credentials, node, edge, params, None, operation)
+        """Read a node (`edge` empty) or an edge of it. `product` is what the call counts as, and
+        what its answer may stop. Raises NotSent or OutcomeUnknown.
+        """
+        return await self._call("GET", credentials, node, edge, params, None, operation, product)
 
     async def post(
         self,
@@ -192,9 +203,10 @@ class Graph:
         body: Mapping[str, Any],
         *,
         operation: str,
+        product: Product = Product.PAGE,
     ) -> Answer | GraphError:
         """Write, as JSON. Raises NotSent or OutcomeUnknown."""
-        return await self._call("POST", credentials, node, edge, {}, body, operation)
+        return await self._call("POST", credentials, node, edge, {}, body, operation, product)
 
     async def delete(
         self,
@@ -204,9 +216,10 @@ class Graph:
         params: Mapping[str, str],
         *,
         operation: str,
+        product: Product = Product.PAGE,
     ) -> Answer | GraphError:
         """Delete. Raises NotSent or OutcomeUnknown."""
-        return await self._call("DELETE", credentials, node, edge, params, None, operation)
+        return await self._call("DELETE", credentials, node, edge, params, None, operation, product)
 
     async def inspect(self, credentials: Credentials) -> Answer | GraphError:
         """What Graph says of a token of Facebook login (Meta's page on debug_token).
@@ -275,6 +288,7 @@ class Graph:
         params: Mapping[str, str],
         body: Mapping[str, Any] | None,
         operation: str,
+        product: Product = Product.PAGE,
     ) -> Answer | GraphError:
         query = urlencode({**params, "appsecret_proof": self._app.proof(credentials)})
         request = httpx.Request(
@@ -291,6 +305,7 @@ class Graph:
                 response.status_code,
                 _named(response),
                 content,
+                product=product,
                 is_write=method != "GET",
             )
             ended.word = "ok" if isinstance(result, Answer) else result.failure.name.lower()
@@ -320,28 +335,36 @@ class Graph:
         headers: Mapping[str, str],
         content: bytes | str,
         *,
+        product: Product = Product.PAGE,
         is_write: bool = False,
     ) -> Answer | GraphError:
         """The answer, after the budget was corrected by it and by its headers, whose names are in
         lower case. Raises OutcomeUnknown for a success that is no JSON object.
 
-        A page that lacks the permission for a read can still send.
+        A page that lacks the permission for a read can still send, and who has read too much can
+        where Meta counts that apart.
         """
-        now = asyncio.get_running_loop().time()
-        usage = read_usage(headers, {credentials.page_id, credentials.node_id})
-        self._budget.observe(credentials.page_id, usage, now)
-        result = read_answer(status, content)
+        now, page_id = asyncio.get_running_loop().time(), credentials.page_id
+        usage = read_usage(headers, {page_id, credentials.node_id})
+        result: Answer | GraphError | None = None
+        try:
+            result = read_answer(status, content)
+        finally:
+            is_success = isinstance(result, Answer)
+            self._budget.observe(page_id, product, usage, now, is_success=is_success)
         if isinstance(result, Answer):
             return replace(result, usage=usage)
         is_of_this_read = result.failure is Failure.PERMISSION and not is_write
         if result.failure not in PAUSES or is_of_this_read:
             return replace(result, retry_after=usage.retry_after or None)
         own = LIMIT_SECONDS if result.code == LIMIT_CODE else PAUSES[result.failure]
-        pause = usage.regain_seconds or own
+        pause = regain_seconds(usage, result.code, product) or own
         if result.failure is Failure.APP_THROTTLED:
             self._budget.stop_app(now, pause)
+        elif result.failure is Failure.THROTTLED and result.code != TOKEN_LIMIT_CODE:
+            self._budget.stop(page_id, now, pause, stopped_by(result.code, product))
         else:
-            self._budget.stop(credentials.page_id, now, pause)
+            self._budget.stop(page_id, now, pause)
         return replace(result, retry_after=pause)
 
 

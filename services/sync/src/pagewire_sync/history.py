@@ -28,8 +28,8 @@ AT_ONCE = 500
 MESSAGE_BYTES = 2 * 2**20
 """Of what is written down by one call: a message may have 5 MiB, and a run has 1.5 at the most."""
 RECORD_SECONDS = 1.0
-RENEW_SECONDS = 3.0
-"""A fifth of a lease."""
+RENEW_SECONDS = 2.0
+"""A quarter of a lease."""
 RELEASE_SECONDS = 2.0
 REFUSED_SECONDS = 5.0
 
@@ -58,10 +58,10 @@ class _Run:
     recorded_at: float = 0.0
     lost: bool = False
 
-    def is_due(self, now: float) -> bool:
-        """Whether to write it down now."""
+    def is_due(self, renewed_by: float) -> bool:
+        """Whether to write it down now: something is new, or its lease was last renewed by then."""
         changed = self.progress.version != self.recorded or self.progress.has_marks
-        return changed or self.progress.has_ended or now - self.recorded_at >= RENEW_SECONDS
+        return changed or self.progress.has_ended or self.recorded_at <= renewed_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ class History:
     board: Board = field(default_factory=Board)
     ready: Callable[[], Awaitable[None]] = at_once
     record_seconds: float = RECORD_SECONDS
+    renew_seconds: float = RENEW_SECONDS
     _under_way: dict[str, _Run] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Something is to be written down at once: a run has ended."""
@@ -155,7 +156,8 @@ class History:
 
     async def _record(self) -> None:
         now = asyncio.get_running_loop().time()
-        due = [run for run in self._under_way.values() if run.is_due(now)]
+        renewed_by = now - self.renew_seconds
+        due = [run for run in self._under_way.values() if run.is_due(renewed_by)]
         if not due:
             return
         await faults.reach("sync.page.before_save", [run.progress.page_id for run in due])
@@ -200,6 +202,8 @@ class History:
         self.board.show(report.run)
         if verdict == pb.RUN_VERDICT_CANCEL:
             self._cancel(run)
+        if run.progress.has_ended:  # there is more of it than one report holds
+            self._changed.set()
 
     def _report(self, run: _Run, *, release: bool = False) -> pb.RunProgress:
         left = self.left_percent(run.progress.page_id)

@@ -24,10 +24,12 @@ from pagewire_sync.asking import (
 from pagewire_sync.budget import Product
 from pagewire_sync.progress import Progress
 from pagewire_sync.results import Done, Failed, Outcome
-from pagewire_sync.shapes import Shape
+from pagewire_sync.shapes import FIRST, Room, Shape
 from pagewire_sync.shown import Edge, Json, Unshown, edge_of, moment, optional_id
 
 HEADS = "id,updated_time"
+LIST = "conversations"
+"""What the list's page size is remembered under."""
 SINGLE_MESSAGES = 25
 ROUNDS = 2
 """So many times a thread is asked for, with a Graph that answers otherwise, before it is marked."""
@@ -74,14 +76,26 @@ class Listed:
     read_time: datetime
     unreadable: dict[Head, str] = field(default_factory=dict)
     """Those that Graph does not show, by why; they do not stand among the items."""
+    listed: list[Head] | None = None
+    """What the list held, where its items were read one by one or in pieces: these may have moved
+    since, and others come with them.
+    """
 
     @property
     def heads(self) -> list[Head]:
-        """All items of the page; in Graph's order where all of them could be read."""
-        found = heads_of(self.items)
-        if self.unreadable:
-            return sorted([*found, *self.unreadable], key=lambda head: -head.updated)
-        return found
+        """All that the list held, in its order."""
+        return heads_of(self.items) if self.listed is None else self.listed
+
+    def emptied(self) -> "Listed":
+        """The same page, to be filled with its items as they are read by themselves."""
+        return Listed([], self.after, self.read_time, listed=self.heads)
+
+    def join(self, part: "Listed", wanted: Iterable[Head]) -> list[Head]:
+        """Put in what a piece holds; those of `wanted` that are still missing."""
+        self.items += part.items
+        self.unreadable |= part.unreadable
+        there = {head.thread_id for head in part.heads}
+        return [head for head in wanted if head.thread_id not in there]
 
 
 def heads_of(items: Iterable[Any]) -> list[Head]:
@@ -119,6 +133,11 @@ class Listing:
     asking: Asking
     progress: Progress
 
+    def room(self) -> Room:
+        """What the page takes at once. Remembered are threads with 20 messages each."""
+        units = self.progress.sizes.of(LIST, FIRST.threads)
+        return Room(units * FIRST.messages)
+
     async def page(self, cursor: str, shape: Shape, *, batched: bool = False) -> Listed:
         """The page behind the cursor. Raises TooMuch, CursorRefused, RunFailed."""
         outcome = await self._list(cursor, shape, batched=batched)
@@ -130,19 +149,20 @@ class Listing:
 
     async def news(self, shape: Shape, until: float) -> Listed | None:
         """The first page of a list with threads that cannot be read, as far as it is new: each new
-        thread by itself. None where there are too many of them.
+        thread by itself, or all at once where none of those is among them. None where there are too
+        many of them. Raises TooMuch, RunFailed.
         """
-        heads = await self._heads("", shape.threads)
-        new = [
-            head
-            for head in heads_of(heads.items)
-            if head.updated >= until and not self.progress.is_hopeless(head.thread_id, head.updated)
-        ]
-        if len(new) > shape.threads // 2:
+        heads = await self._heads("", shape.threads, batched=True)
+        new = [head for head in heads.heads if not 0 < head.updated < until]
+        tried = [head for head in new if not self._is_hopeless(head)]
+        if len(tried) > shape.threads // 2:
             return None
-        page = Listed([], heads.after, heads.read_time)
-        await self.singly(page, new)
-        known = {head.thread_id for head in page.heads}
+        page, missing = heads.emptied(), new
+        if len(new) > 1 and not any(head.thread_id in self.progress.unreadable for head in new):
+            piece = await self._piece("", Shape(len(new), shape.messages))
+            missing = page.join(piece, new)
+        await self.singly(page, missing)
+        known = {head.thread_id for head in (*heads_of(page.items), *page.unreadable)}
         page.items += [item for item in heads.items if _is_other(item, known)]
         return page
 
@@ -157,7 +177,7 @@ class Listing:
             batched=batched,
         )
 
-    async def _heads(self, cursor: str, limit: int) -> Listed:
+    async def _heads(self, cursor: str, limit: int, *, batched: bool = False) -> Listed:
         """Ids alone. Raises TooMuch, CursorRefused, RunFailed."""
         try:
             outcome = await self.asking.patiently(
@@ -165,6 +185,7 @@ class Listing:
                 "conversations",
                 self._params(cursor, limit, HEADS),
                 operation="conversation_ids",
+                batched=batched,
             )
         except GraphUnavailable:
             raise ListUnavailable from None
@@ -183,24 +204,20 @@ class Listing:
         again = await self._list(cursor, shape)
         if isinstance(again, Done):  # Graph was in trouble, and no more
             return page_of(again, cursor)
-        page = Listed([], heads.after, heads.read_time)
-        wanted = heads_of(heads.items)
+        page = heads.emptied()
+        wanted = heads.heads
         piece = Shape(max(isqrt(shape.threads), 1), shape.messages)
         at = cursor
         while wanted:
             try:
                 part = await self._piece(at, piece)
             except CursorRefused:  # made with another page size
-                await self.singly(page, wanted)
                 break
-            page.items += part.items
-            page.unreadable |= part.unreadable
-            there = {head.thread_id for head in part.heads}
-            wanted = [head for head in wanted if head.thread_id not in there]
-            if not part.after or (not there and not part.items):
-                await self.singly(page, wanted)
+            before, wanted = wanted, page.join(part, wanted)
+            if not part.after or wanted == before:  # the others have moved up, or are gone
                 break
             at = part.after
+        await self.singly(page, wanted)
         return page
 
     async def _piece(self, cursor: str, shape: Shape) -> Listed:
@@ -208,20 +225,17 @@ class Listing:
         if isinstance(outcome, Done) or (cursor and is_cursor(outcome)):
             return page_of(outcome, cursor)
         heads = await self._heads(cursor, shape.threads)
-        page = Listed([], heads.after, heads.read_time)
-        await self.singly(page, heads_of(heads.items))
+        page = heads.emptied()
+        await self.singly(page, heads.heads)
         return page
 
     async def singly(self, page: Listed, heads: Iterable[Head]) -> None:
         """Put each of these threads into the page, by a read of its own."""
         for head in heads:
-            if self.progress.is_hopeless(head.thread_id, head.updated):
+            if self._is_hopeless(head):
                 page.unreadable[head] = self.progress.unreadable[head.thread_id].reason
                 continue
-            fields = thread_fields(self.asking.credentials.platform, SINGLE_MESSAGES)
-            outcome = await of_node(
-                self.asking, head.thread_id, "", {"fields": fields}, operation="conversation"
-            )
+            outcome = await self._single(head.thread_id)
             if isinstance(outcome, Failed):
                 page.unreadable[head] = outcome.reason
             elif head_of(outcome.body) is None:
@@ -229,6 +243,21 @@ class Listing:
             else:
                 page.items.append(outcome.body)
                 page.read_time = min(page.read_time, outcome.read_time)
+
+    async def _single(self, thread_id: str) -> Outcome:
+        """The thread with as many of its messages as Graph gives."""
+        messages = min(SINGLE_MESSAGES, self.room().weight)
+        while True:
+            fields = thread_fields(self.asking.credentials.platform, messages)
+            outcome = await of_node(
+                self.asking, thread_id, "", {"fields": fields}, operation="conversation"
+            )
+            if isinstance(outcome, Done) or not is_too_much(outcome) or messages == 1:
+                return outcome
+            messages //= 2
+
+    def _is_hopeless(self, head: Head) -> bool:
+        return self.progress.is_hopeless(head.thread_id, head.updated)
 
 
 async def of_node(
@@ -241,14 +270,18 @@ async def of_node(
     product: Product = Product.CONVERSATIONS,
 ) -> Outcome:
     """Read something of a thread or a post; where that fails although Graph answers for its id, the
-    failure is its own. Raises RunFailed.
+    failure is its own. So is an answer without its id, the second time. Raises RunFailed.
     """
     outcome = await asking.once(node, edge, params, operation=operation, product=product)
     for _ in range(ROUNDS - 1):
-        if isinstance(outcome, Done) or is_too_much(outcome) or not is_trouble(outcome):
+        if isinstance(outcome, Done):
+            if edge or head_of(outcome.body) is not None:
+                break
+        elif is_too_much(outcome) or not is_trouble(outcome):
             break
-        probe = {"fields": "id"}
-        await asking.patiently(node, "", probe, operation="probe", product=product)
+        else:
+            probe = {"fields": "id"}
+            await asking.patiently(node, "", probe, operation="probe", product=product)
         outcome = await asking.once(node, edge, params, operation=operation, product=product)
     return outcome
 

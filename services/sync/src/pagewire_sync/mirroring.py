@@ -20,7 +20,7 @@ from pagewire_sync.page_labels import mirror_labels
 from pagewire_sync.patience import persistently
 from pagewire_sync.progress import Progress
 from pagewire_sync.recovering import Recovering
-from pagewire_sync.threads import Recover, Threads
+from pagewire_sync.threads import Recover, Threads, read_checkpoint
 from pagewire_sync.upserting import Upserting
 
 log = get_logger(__name__)
@@ -93,24 +93,33 @@ class Mirroring:
 
     async def _conversations(self, asking: Asking, store: Upserting, progress: Progress) -> None:
         async with asyncio.TaskGroup() as tasks:
-            if progress.is_full and not progress.checkpoint:
-                tasks.create_task(mirror_labels(asking, store))
+            if _wants_labels(progress):
+                tasks.create_task(self._labels(asking, store, progress))
             recover = self._recover(progress)
             # A repair that has not met every thread leaves its gap to the next one.
             stored = None if recover else Known(self.history, progress.page_id)
             await Threads(asking, store, progress, recover, stored).run()
 
+    async def _labels(self, asking: Asking, store: Upserting, progress: Progress) -> None:
+        progress.labels_read(await mirror_labels(asking, store))
+
     def _recover(self, progress: Progress) -> Recover | None:
         if not progress.claimed.HasField("gap_start_time"):
             return None
         since = progress.claimed.gap_start_time.ToDatetime(UTC).timestamp()
-        return Recovering(self.events, progress.page_id, since, self.now, self.grace).tell
+        return Recovering(
+            self.events, progress.page_id, since, self.now, self.grace, progress.event_refused
+        ).tell
 
     def _complete(self, progress: Progress) -> None:
         if progress.without_list:
             progress.end(SyncState.SYNC_STATE_PARTIAL, "list_unavailable")
+        elif progress.lacks_events:
+            progress.end(SyncState.SYNC_STATE_PARTIAL, "events_refused")
         elif progress.run.unreadable:
             progress.end(SyncState.SYNC_STATE_PARTIAL, "threads_unreadable")
+        elif progress.tried_labels and progress.lacks_labels:
+            progress.end(SyncState.SYNC_STATE_PARTIAL, "labels_unreadable")
         else:
             progress.end(SyncState.SYNC_STATE_SUCCEEDED)
 
@@ -119,6 +128,19 @@ class Mirroring:
             synced = progress.claimed.synced_time.ToDatetime(UTC)
             kind = SyncKind.Name(progress.run.kind).removeprefix("SYNC_KIND_").lower()
             _lag.labels(kind).observe(max((self.now() - synced).total_seconds(), 0.0))
+
+
+def _wants_labels(progress: Progress) -> bool:
+    """Full runs read the page's labels, as does the first run of a page, which the schedule calls
+    incremental, and whichever comes after one that could not. Who takes a run over tries where
+    nobody has.
+    """
+    if progress.claimed.HasField("gap_start_time"):  # of which there may be one an hour
+        return False
+    at = read_checkpoint(progress.checkpoint)
+    progress.tried_labels = at is not None and at.tried_labels
+    is_first = not progress.claimed.HasField("synced_time")
+    return not progress.tried_labels and (progress.is_full or is_first or progress.lacks_labels)
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

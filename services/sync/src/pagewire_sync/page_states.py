@@ -104,6 +104,9 @@ _FAILURES: Mapping[Failure, str] = MappingProxyType(
 PASSING = frozenset({Failure.TRANSIENT, Failure.THROTTLED, Failure.APP_THROTTLED, Failure.VERSION})
 """Says nothing of the page."""
 
+APP_STOPPED = "graph_4"
+"""The word for Meta's code 4, as `GraphError.reason` has it."""
+
 
 def found(reason: str, token_ends: datetime | None = None) -> Finding:
     """What is to be written down where this was seen."""
@@ -111,19 +114,28 @@ def found(reason: str, token_ends: datetime | None = None) -> Finding:
     return Finding(state, reason, again, token_ends)
 
 
-def nothing_learnt(page: Page, reason: str) -> Finding:
-    """The page stays as it is, and is looked at again at once; one of which nothing is known yet
-    is degraded for that reason.
+def nothing_learnt(page: Page, reason: str, seconds: float = 0.0) -> Finding:
+    """The page stays as it is, and is looked at again at once, or after so many seconds; one of
+    which nothing is known yet is degraded for that reason.
     """
+    again = max(AT_ONCE, timedelta(seconds=seconds))
     if page.state in (PAGE_STATE_DEGRADED, PAGE_STATE_UNSPECIFIED):
-        return Finding(PAGE_STATE_DEGRADED, reason, AT_ONCE)
-    return Finding(page.state, page.state_reason, AT_ONCE)
+        return Finding(PAGE_STATE_DEGRADED, reason, again)
+    return Finding(page.state, page.state_reason, again)
+
+
+def put_off(page: Page, seconds: float) -> Finding:
+    """The page was not asked about, as Meta has the whole app wait for so long."""
+    again = timedelta(seconds=seconds)
+    if page.state == PAGE_STATE_UNSPECIFIED:
+        return Finding(PAGE_STATE_DEGRADED, APP_STOPPED, again)
+    return Finding(page.state, page.state_reason, again)
 
 
 def refused(page: Page, error: GraphError) -> Finding:
     """What an error of Graph says of a page."""
     if error.failure in PASSING:
-        return nothing_learnt(page, error.reason)
+        return nothing_learnt(page, error.reason, error.retry_after or 0.0)
     return found(reason_of(error))
 
 

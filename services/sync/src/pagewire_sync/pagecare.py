@@ -1,5 +1,5 @@
 """Page care: a connected page is subscribed to its webhook fields, which is read back; its token is
-looked at, and refreshed early; all of it is checked again every day.
+looked at, and refreshed early; all of it is checked again every day, and when a gap is repaired.
 
 Sources: Meta's pages on subscribed_apps of a Page and of an Instagram account, on Instagram
 webhooks (an account that was connected by Facebook login needs its Page to be subscribed to any
@@ -105,6 +105,14 @@ class GraphRefused(Exception):
         self.error = error
 
 
+class AppStopped(Exception):
+    """Meta has the whole app wait, for so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("app_stopped")
+        self.seconds = seconds
+
+
 @dataclass(frozen=True)
 class PageCare:
     """Checks pages until it is cancelled."""
@@ -154,21 +162,24 @@ class PageCare:
         try:
             if not await self._subscribe(page, credentials):
                 return page_states.found("subscription_missing")
+            if credentials.login != Login.LOGIN_INSTAGRAM:  # debug_token is of Facebook login
+                return await self._inspect(credentials)
+        except AppStopped as stopped:
+            return page_states.put_off(page, stopped.seconds)
         except NotSent:
             return page_states.nothing_learnt(page, "graph_unreachable")
         except OutcomeUnknown as lost:
             return page_states.nothing_learnt(page, f"graph_{lost.reason}")
         except GraphRefused as refused:
             return page_states.refused(page, refused.error)
-        if credentials.login == Login.LOGIN_INSTAGRAM:  # debug_token is of Facebook login
-            return finding_of(refresh, credentials.ends, self.now())
-        return await self._inspect(credentials)
+        return finding_of(refresh, credentials.ends, self.now())
 
     async def _inspect(self, credentials: Credentials) -> Finding:
         """What Graph says of a token that works now.
 
         It is asked as the app, so that a refusal says nothing of the page.
         """
+        self._turn()
         try:
             answer = _accepted(await self.graph.inspect(credentials))
             if finding := page_states.inspected(answer.body, self.now()):
@@ -188,6 +199,7 @@ class PageCare:
         if is_enough(page, shown):
             return True
         wanted = {"subscribed_fields": ",".join(sorted(shown | fields_for(page)))}
+        self._turn()
         _accepted(
             await self.graph.post(
                 credentials,
@@ -203,12 +215,21 @@ class PageCare:
         return mended
 
     async def _subscribed(self, credentials: Credentials) -> frozenset[str]:
+        self._turn()
         answer = await self.graph.get(
             credentials, credentials.node_id, "subscribed_apps", {}, operation="subscriptions"
         )
         # graph.instagram.com shows only who asks, whose id there is another.
         by_instagram = credentials.login == Login.LOGIN_INSTAGRAM
         return subscribed_fields(_accepted(answer).body, None if by_instagram else self.app_id)
+
+    def _turn(self) -> None:
+        """Before each call. Raises AppStopped.
+
+        What else stops a page does not stop its care: that has to learn whether it is over.
+        """
+        if seconds := self.graph.app_stopped():
+            raise AppStopped(seconds)
 
 
 def record_of(

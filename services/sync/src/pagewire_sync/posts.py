@@ -85,7 +85,7 @@ class Posts:
 
     async def _singly(self, heads: Listed, fields: str) -> Listed:
         """The page, each post by a read of its own; those that are not new as their ids alone."""
-        page = Listed([], heads.after, heads.read_time)
+        page = heads.emptied()
         for item, head in zip(heads.items, map(head_of, heads.items), strict=True):
             if head is None or 0 < head.updated < self.progress.bound:
                 page.items.append(item)

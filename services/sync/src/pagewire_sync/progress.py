@@ -18,6 +18,8 @@ CHECKPOINT_BYTES = 2**20
 """The store keeps no larger one."""
 MARKS_MOST = 1_000
 """Marks that the store takes at once."""
+LABELS = "custom_labels"
+"""What the page's labels are marked as, where they could not be read; no thread has such an id."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,12 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
     version: int = 0
     """Goes up with every change."""
+    lacks_labels: bool = False
+    """The page's labels could not be read, by a run before or by this one."""
+    tried_labels: bool = False
+    """This run has read them, or could not."""
+    lacks_events: bool = False
+    """The store would not have some event of this repair."""
     without_list: bool = False
     """Graph gave no list: threads that are known here were read, and no others."""
     _marks: dict[str, pb.UnreadableThread] = field(default_factory=dict)
@@ -44,12 +52,15 @@ class Progress:
         """The progress of a run that was claimed just now."""
         run = SyncRun()
         run.CopyFrom(claimed.run)
+        marks = {each.thread_id: each for each in claimed.unreadable}
+        labels = marks.pop(LABELS, None)
         return cls(
             claimed,
             run,
             PageSizes(claimed.page_sizes),
             claimed.checkpoint,
-            {each.thread_id: each for each in claimed.unreadable},
+            marks,
+            lacks_labels=labels is not None,
             _calls_before=claimed.run.graph_calls,
         )
 
@@ -115,9 +126,10 @@ class Progress:
 
     def is_hopeless(self, thread_id: str, updated: float) -> bool:
         """Whether not to try it: it could not be read before, and has not changed since as far as
-        Graph tells; a full run tries all the same.
+        Graph tells; a full run tries all the same, as does a repair, whose gap stays open for it.
         """
-        return not self.is_full and self.is_known_unreadable(thread_id, updated)
+        tries_all = self.is_full or self.claimed.HasField("gap_start_time")
+        return not tries_all and self.is_known_unreadable(thread_id, updated)
 
     def pass_by(self, thread_id: str, reason: str, updated: float) -> None:
         """It cannot be read, now or as before, and is passed."""
@@ -129,11 +141,25 @@ class Progress:
         self.run.unreadable += 1
         self.version += 1
 
+    def event_refused(self) -> None:
+        """The store will not have an event that a repair found: its gap is not repaired."""
+        self.lacks_events = True
+        self.run.unreadable += 1
+        self.version += 1
+
     def readable(self, thread_id: str) -> None:
         """It was read; where it could not be before, its mark goes."""
         if self.unreadable.pop(thread_id, None) is not None:
             self._marks[thread_id] = pb.UnreadableThread(thread_id=thread_id, readable_again=True)
             self.version += 1
+
+    def labels_read(self, reason: str = "") -> None:
+        """The page's labels are stored; or could not be read, which the next run does."""
+        if reason or self.lacks_labels:
+            mark = pb.UnreadableThread(thread_id=LABELS, reason=reason, readable_again=not reason)
+            self._marks[LABELS] = mark
+        self.lacks_labels, self.tried_labels = bool(reason), True
+        self.version += 1
 
     def end(self, state: SyncState.ValueType, error: str = "") -> None:
         """It has ended."""
@@ -142,18 +168,23 @@ class Progress:
         self.version += 1
 
     def report(self, *, budget_left: int = 100, release: bool = False) -> pb.RunProgress:
-        """What is to be written down now."""
+        """What is to be written down now. Its end is not before the last of its marks: nothing of
+        a run is written down behind that.
+        """
         self.run.graph_calls = self._calls_before + self.tally.calls
         self.run.budget_left_percent = budget_left
+        ends = self.has_ended and len(self._marks) <= MARKS_MOST
         report = pb.RunProgress(
             run=self.run,
             epoch=self.claimed.epoch,
-            checkpoint=b"" if self.has_ended else self.checkpoint,
+            checkpoint=b"" if ends else self.checkpoint,
             page_sizes=self.sizes.learnt(),
             unreadable=list(self._marks.values())[:MARKS_MOST],
-            release=release and not self.has_ended,
+            release=release and not ends,
         )
-        if self._is_mirrored():
+        if self.has_ended and not ends:
+            report.run.state, report.run.error = SyncState.SYNC_STATE_RUNNING, ""
+        if ends and self._is_mirrored():
             report.synced_time.CopyFrom(self._synced_time())
         return report
 

@@ -205,7 +205,9 @@ class Reader:
     ) -> Mapping[str, Any]:
         await self._turn(reply.page_id, product)
         credentials = await self.credentials.of(reply.page_id, reply.token_version)
-        answer = await self.graph.get(credentials, node, edge, params, operation="read_back")
+        answer = await self.graph.get(
+            credentials, node, edge, params, operation="read_back", product=product
+        )
         if isinstance(answer, GraphError):
             raise LookFailed(answer.reason)
         return answer.body
@@ -218,7 +220,7 @@ class Reader:
         self.budget.spend(page_id, product, clock())
         if wait:
             await asyncio.sleep(wait)
-        if self.budget.stopped(page_id, clock()):
+        if self.budget.stopped(page_id, product, clock()):
             raise LookFailed("budget_spent")
 
 

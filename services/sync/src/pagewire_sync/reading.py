@@ -46,7 +46,7 @@ VERSION_SECONDS = 60.0
 """When the version is gone, one call in so many asks whether it still is."""
 
 TIMEOUTS = 2
-"""What ran out of time alone so often asks for too much; each costs a minute."""
+"""What ran out of time alone so often asks for too much; each costs more than a minute."""
 TIMED_OUT = Unfinished("timeout")
 UNREAD = Unfinished("answer_too_large")
 TOO_LARGE = Failed(GraphError(Failure.SHRINK, 200), UNREAD.reason)
@@ -184,11 +184,11 @@ class Reads:
         `attempts` is how often it may be asked in all. Where an equal read is on its way, that
         one's answer is this one's, and costs `tally` nothing.
         """
-        asked_for = Operation(credentials, node, edge, params, operation, weight)
+        asked_for = Operation(credentials, node, edge, params, operation, weight, product)
         key = _key(asked_for)
         asked = self._asked.get(key)
         if asked is None:
-            reading = self._read(asked_for, product, batched, attempts, tally or Tally())
+            reading = self._read(asked_for, batched, attempts, tally or Tally())
             asked = self._asked[key] = _Asked(asyncio.create_task(reading))
         else:
             _shared.inc()
@@ -203,9 +203,9 @@ class Reads:
                 del self._asked[key]
 
     async def _read(
-        self, operation: Operation, product: Product, batched: bool, attempts: int, tally: Tally
+        self, operation: Operation, batched: bool, attempts: int, tally: Tally
     ) -> Outcome:
-        result = await self._attempt(operation, product, batched, tally)
+        result = await self._attempt(operation, batched, tally)
         pause, timeouts = BACKOFF_LEAST, 0
         for _ in range(attempts - 1):
             timeouts += result == TIMED_OUT
@@ -213,12 +213,10 @@ class Reads:
                 break
             await asyncio.sleep(max(self._jitter(pause), _retry_after(result)))
             pause = min(2 * pause, BACKOFF_MOST)
-            result = await self._attempt(operation, product, False, tally)
+            result = await self._attempt(operation, False, tally)
         return result.failed if isinstance(result, Unfinished) else result
 
-    async def _attempt(
-        self, operation: Operation, product: Product, batched: bool, tally: Tally
-    ) -> Result:
+    async def _attempt(self, operation: Operation, batched: bool, tally: Tally) -> Result:
         """One try; where it is known to fail, or would wait too long, none.
 
         One of a page's reads waits at the budget, the others behind it: so sends and looks, which
@@ -226,9 +224,9 @@ class Reads:
         """
         page = self._pages[operation.credentials.page_id]
         async with AsyncExitStack() as held:
-            async with page.turns[product]:
+            async with page.turns[operation.product]:
                 await held.enter_async_context(page.room)
-                if refused := await self._turn(operation, product, page):
+                if refused := await self._turn(operation, page):
                     return refused
                 self._ask_anew(page)
             tally.calls += 1
@@ -238,9 +236,10 @@ class Reads:
             await self._learn(operation, page, result)
             return TOO_LARGE if result == UNREAD and not batched else result
 
-    async def _turn(self, operation: Operation, product: Product, page: _Page) -> Failed | None:
+    async def _turn(self, operation: Operation, page: _Page) -> Failed | None:
         """Wait until the budget lets a call out, and spend it; or how it would be refused."""
-        page_id, begun = operation.credentials.page_id, self._clock()
+        page_id, product = operation.credentials.page_id, operation.product
+        begun = self._clock()
         while not (refused := self._known(operation, page)):
             wait = self._budget.wait(page_id, product, self._clock())
             if not wait:
@@ -249,7 +248,7 @@ class Reads:
                 return None
             if wait > PATIENCE_SECONDS:
                 return Failed(GraphError(Failure.THROTTLED, 0, retry_after=wait), "throttled")
-            stopped = self._budget.stopped(page_id, self._clock())
+            stopped = self._budget.stopped(page_id, product, self._clock())
             await asyncio.sleep(wait + self._jitter(min(stopped, JITTER_SECONDS)))
         return refused
 

@@ -54,6 +54,8 @@ class Recovering:
     """When webhooks may have begun to be missing, as seconds of Unix time."""
     now: Callable[[], datetime] = WALL.now
     grace: timedelta = GRACE
+    refused: Callable[[], None] = lambda: None
+    """Told of each event that the store will not have."""
 
     async def tell(self, threads: Sequence[Thread]) -> int:
         """Tell the store of the messages of the gap among these; how many it did not know."""
@@ -87,12 +89,23 @@ class Recovering:
                 break
             await asyncio.sleep(BUSY_SECONDS)
         if result.state == pb.DELIVERY_STATE_REFUSED:
-            log.error("what a repair found was refused by the store", reason=result.reason)
-            _events.labels("refused").inc(len(found))
-            return 0
+            return await self._halved(found, now, result.reason)
         _events.labels("new").inc(result.new_events)
         _events.labels("known").inc(result.known_events)
         return result.new_events
+
+    async def _halved(self, found: Sequence[tuple[Event, Json]], now: datetime, reason: str) -> int:
+        """Tell what was refused in halves, so that the one event that is refused keeps out no
+        other; how many the store did not know.
+        """
+        if len(found) == 1:
+            log.error("what a repair found was refused by the store", reason=reason)
+            _events.labels("refused").inc()
+            self.refused()
+            return 0
+        middle = len(found) // 2
+        first = await self._delivered(found[:middle], now)
+        return first + await self._delivered(found[middle:], now)
 
 
 def events_of(

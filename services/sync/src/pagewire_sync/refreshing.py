@@ -110,6 +110,8 @@ class Refresher:
     async def _get(
         self, credentials: Credentials, node: str, params: dict[str, str], operation: str
     ) -> dict[str, Any]:
+        if self.graph.app_stopped():
+            raise NotRefreshed(Refreshed.FAILED, page_states.APP_STOPPED)
         try:
             answer = await self.graph.get(credentials, node, "", params, operation=operation)
         except NotSent:

@@ -203,7 +203,12 @@ class Sender:
             return forbidden
         request = request_for(reply, self.now())
         answer = await self.graph.post(
-            credentials, request.node, request.edge, request.body, operation=request.operation
+            credentials,
+            request.node,
+            request.edge,
+            request.body,
+            operation=request.operation,
+            product=product_of(reply),
         )
         return self._ending(reply, answer)
 
@@ -220,7 +225,7 @@ class Sender:
         self.budget.spend(reply.page_id, product, clock())
         if wait:
             await asyncio.sleep(wait)
-        if stopped := self.budget.stopped(reply.page_id, clock()):
+        if stopped := self.budget.stopped(reply.page_id, product, clock()):
             raise Postponed("budget_spent", stopped)
         if clock() + self.graph.total_seconds > lease_end:
             raise Postponed("lease_too_short")

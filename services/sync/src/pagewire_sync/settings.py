@@ -71,11 +71,11 @@ class Settings(CommonSettings):
         description="How long one call may take; less than STORE_SEND_LEASE_SECONDS.",
     )
     read_timeout_seconds: float = Field(
-        60.0,
+        100.0,
         gt=0,
         le=300,
         validation_alias="SYNC_READ_TIMEOUT_SECONDS",
-        description="How long one read of history may take: those of busy pages take a minute.",
+        description="How long one read of history may take: those of busy pages take up to 90 s.",
     )
     repair_grace_seconds: float = Field(
         GRACE.total_seconds(),

@@ -25,6 +25,7 @@ from pagewire_sync.asking import Asking, RunFailed
 from pagewire_sync.budget import Product
 from pagewire_sync.known import Known
 from pagewire_sync.listing import (
+    LIST,
     CursorRefused,
     Head,
     Listed,
@@ -36,7 +37,7 @@ from pagewire_sync.listing import (
 )
 from pagewire_sync.progress import CLOCKS_DIFFER, Progress
 from pagewire_sync.results import Done
-from pagewire_sync.shapes import Room, Shape
+from pagewire_sync.shapes import Shape
 from pagewire_sync.shown import Refused, Thread, Unshown, add_messages, edge_of, thread_of
 from pagewire_sync.tails import Store, Tail, Tails
 from pagewire_sync.trail import Trail, TrailLost
@@ -50,8 +51,6 @@ READ_AT_ONCE = 10
 """Threads whose messages are read before others have a turn: first of all the next page's call."""
 KNOWN = 100
 """Threads that an incremental run reads of a page whose list Graph does not give."""
-LIST = "conversations"
-"""What the list's page size is remembered under."""
 
 Recover = Callable[[Sequence[Thread]], Awaitable[int]]
 """Tells the store what webhooks missed of these threads; answers how much was new."""
@@ -70,6 +69,8 @@ class Checkpoint(msgspec.Struct):
     shape: Shape | None = None
     """What the cursor was made with."""
     tails: list[Tail] = []
+    tried_labels: bool = False
+    """Whether the page's labels, which are read beside the walk, were read, or could not be."""
 
 
 def read_checkpoint(content: bytes) -> Checkpoint | None:
@@ -101,7 +102,7 @@ class Threads:
         self._at = read_checkpoint(self.progress.checkpoint) or Checkpoint(
             until=self.progress.bound, began=self.progress.began
         )
-        self._shape = self._at.shape or self._room().within(self._first_shape())
+        self._shape = self._at.shape or self._listing.room().within(self._first_shape())
         self._settled = self._at.shape is not None
 
     async def run(self) -> None:
@@ -129,7 +130,7 @@ class Threads:
                 return
             until = self._at.began - CLOCKS_DIFFER.total_seconds()
             self._at = Checkpoint(until, self.asking.now().timestamp(), self._at.looks + 1)
-            self._shape, self._settled = self._room().within(shapes.NEWS), True
+            self._shape, self._settled = self._listing.room().within(shapes.NEWS), True
             trail = Trail()
             self._move(trail)
 
@@ -181,7 +182,7 @@ class Threads:
     def _look(self, trail: Trail) -> "asyncio.Task[Listed] | None":
         if len(trail.cursors) <= 1 or self._at.looks >= LOOKS:
             return None
-        shape = self._room().within(shapes.NEWS)
+        shape = self._listing.room().within(shapes.NEWS)
         return asyncio.create_task(self._listing.page("", shape))
 
     async def _answer(self, trail: Trail, ahead: "asyncio.Task[Listed] | None") -> Listed | None:
@@ -209,11 +210,6 @@ class Threads:
     def _first_shape(self) -> Shape:
         return shapes.NEWS if self._at.until else shapes.FIRST
 
-    def _room(self) -> Room:
-        """What the page takes at once. Remembered are threads with 20 messages each."""
-        units = self.progress.sizes.of(LIST, shapes.FIRST.threads)
-        return Room(units * shapes.FIRST.messages)
-
     def _shrink(self) -> None:
         """Half of it from now on."""
         threads, messages = self._shape.threads, self._shape.messages
@@ -234,7 +230,7 @@ class Threads:
             return False
         if self._at.until:
             is_all_new = page.after and all(each.updated >= self._at.until for each in page.heads)
-            found = self._room().within(shapes.FIRST) if is_all_new else None
+            found = self._listing.room().within(shapes.FIRST) if is_all_new else None
         else:
             found = self._cheaper(page)
         if found is None or found == self._shape:
@@ -247,7 +243,7 @@ class Threads:
         counts = [count for count in said if isinstance(count, int)]
         if len(counts) < len(said):
             return None
-        return shapes.better(self._room(), self._shape, counts, ended=not page.after)
+        return shapes.better(self._listing.room(), self._shape, counts, ended=not page.after)
 
     def _is_last(self, page: Listed) -> bool:
         self.progress.sizes.well(LIST, shapes.FIRST.threads)
@@ -266,6 +262,7 @@ class Threads:
 
     def _save(self) -> None:
         self._at.tails = self._tails.waiting
+        self._at.tried_labels = self.progress.tried_labels
         self.progress.reached(msgspec.json.encode(self._at))
 
     # --- one page
@@ -312,8 +309,10 @@ class Threads:
 
     def _finish(self, thread: Thread, since: float, tasks: asyncio.TaskGroup) -> None:
         """Read on where older messages are missing."""
+        if not thread.participant_id:  # nothing of it is stored
+            return
         known = bool(since and thread.messages) and thread.oldest < since
-        if not thread.after or not thread.participant_id or known:
+        if not thread.after or known:
             self.progress.readable(thread.thread_id)
             return
         node, whose, after = thread.thread_id, thread.participant_id, thread.after

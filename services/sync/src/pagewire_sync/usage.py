@@ -2,9 +2,9 @@
 limiting).
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,9 @@ APP_HEADER = "x-app-usage"
 PAGE_HEADER = "x-page-usage"
 BUSINESS_HEADER = "x-business-use-case-usage"
 RETRY_AFTER_HEADER = "retry-after"
+
+PAGES = "pages"
+"""Meta's word for calls about a page's posts and settings, of which the older header tells too."""
 
 _PERCENTS = ("call_count", "total_time", "total_cputime")
 RETRY_AFTER_MOST = 3_600
@@ -25,18 +28,24 @@ _unreadable = metrics.counter(
 )
 
 
+class Share(NamedTuple):
+    """Per cent of a limit that is spent, and the seconds until calls are allowed again."""
+
+    percent: int = 0
+    regain_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Per cent of the app's limit and of the account's, and the seconds until calls are allowed
-    again.
+    """Per cent of the app's limit, and the shares of the account's limits by Meta's word for what
+    it counts together; "" where it has none.
 
-    Absent headers mean about 0 per cent. `retry_after` is the seconds of the header of that name:
-    no page of Meta's has it, but who stands before Graph may send it with a 503.
+    A success without headers means about 0 per cent. `retry_after` is the seconds of the header of
+    that name: no page of Meta's has it, but who stands before Graph may send it with a 503.
     """
 
     app: int = 0
-    account: int = 0
-    regain_seconds: float = 0.0
+    shares: Mapping[str, Share] = field(default_factory=dict)
     retry_after: float = 0.0
 
 
@@ -48,22 +57,26 @@ def read_usage(headers: Mapping[str, str], ids: Collection[str] = ()) -> Usage:
     app, page = _decoded(headers.get(APP_HEADER)), _decoded(headers.get(PAGE_HEADER))
     business = _decoded(headers.get(BUSINESS_HEADER))
     own = {name: listed for name, listed in business.items() if name in ids} or business
-    entries = [
-        entry
-        for listed in own.values()
-        if isinstance(listed, list)
-        for entry in listed
-        if isinstance(entry, dict)
-    ]
-    minutes = max(
-        (_number(entry.get("estimated_time_to_regain_access")) for entry in entries), default=0
-    )
-    return Usage(
-        _percent(app),
-        max(map(_percent, [page, *entries])),
-        minutes * 60.0,
-        _retry_after(headers.get(RETRY_AFTER_HEADER)),
-    )
+    shares: dict[str, Share] = {}
+    for word, entry in [*([(PAGES, page)] if page else []), *_entries(own)]:
+        known, told = shares.get(word, Share()), _share(entry)
+        shares[word] = Share(
+            max(known.percent, told.percent), max(known.regain_seconds, told.regain_seconds)
+        )
+    return Usage(_percent(app), shares, _retry_after(headers.get(RETRY_AFTER_HEADER)))
+
+
+def _entries(business: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for listed in business.values():
+        for entry in listed if isinstance(listed, list) else ():
+            if isinstance(entry, dict):
+                word = entry.get("type")
+                yield word if isinstance(word, str) else "", entry
+
+
+def _share(entry: Mapping[str, Any]) -> Share:
+    minutes = _number(entry.get("estimated_time_to_regain_access"))
+    return Share(_percent(entry), minutes * 60.0)
 
 
 def _retry_after(header: str | None) -> float:

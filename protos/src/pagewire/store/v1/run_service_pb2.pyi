@@ -309,7 +309,7 @@ class ClaimRunsResponse(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClaimedRun]:
-        """The runs, each with the caller's lease of 15 seconds (a setting) from the answer on."""
+        """The runs, each with the caller's lease of 8 seconds (a setting) from the answer on."""
 
     def __init__(
         self,
@@ -412,7 +412,7 @@ Global___ClaimedRun: _TypeAlias = ClaimedRun  # noqa: Y015
 
 @_typing.final
 class UnreadableThread(_message.Message):
-    """UnreadableThread is a thread, or a post, that Graph would not give."""
+    """UnreadableThread is a thread, or a post, that Graph would not give; or the page's labels."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -421,7 +421,7 @@ class UnreadableThread(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     READABLE_AGAIN_FIELD_NUMBER: _builtins.int
     thread_id: _builtins.str
-    """Graph's id of it."""
+    """Graph's id of it; custom_labels of the page's labels."""
     reason: _builtins.str
     """Why: a stable word such as graph_1."""
     readable_again: _builtins.bool

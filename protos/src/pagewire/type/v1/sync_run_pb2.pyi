@@ -85,7 +85,7 @@ class _SyncStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncState.V
     SYNC_STATE_SUCCEEDED: _SyncState.ValueType  # 3
     """Ended, complete."""
     SYNC_STATE_PARTIAL: _SyncState.ValueType  # 4
-    """Ended; some thread or post could not be read and is marked, all else is stored. With the error list_unavailable: the threads known before were read, new ones were not, and the watermark stays."""
+    """Ended; some thread or post, or the page's labels, could not be read and are marked, all else is stored. With the error list_unavailable: the threads known before were read, new ones were not, and the watermark stays."""
     SYNC_STATE_FAILED: _SyncState.ValueType  # 5
     """Ended without success; what was stored stays, the watermark stays where it was."""
     SYNC_STATE_CANCELLED: _SyncState.ValueType  # 6
@@ -103,7 +103,7 @@ SYNC_STATE_RUNNING: SyncState.ValueType  # 2
 SYNC_STATE_SUCCEEDED: SyncState.ValueType  # 3
 """Ended, complete."""
 SYNC_STATE_PARTIAL: SyncState.ValueType  # 4
-"""Ended; some thread or post could not be read and is marked, all else is stored. With the error list_unavailable: the threads known before were read, new ones were not, and the watermark stays."""
+"""Ended; some thread or post, or the page's labels, could not be read and are marked, all else is stored. With the error list_unavailable: the threads known before were read, new ones were not, and the watermark stays."""
 SYNC_STATE_FAILED: SyncState.ValueType  # 5
 """Ended without success; what was stored stays, the watermark stays where it was."""
 SYNC_STATE_CANCELLED: SyncState.ValueType  # 6
@@ -182,7 +182,7 @@ class SyncRun(_message.Message):
     graph_calls: _builtins.int
     """Calls that Meta counts: each operation of a batch is one, failed and repeated ones too."""
     error: _builtins.str
-    """Why it did not succeed: a stable word such as token_dead, permission, cursor_loop, graph_unavailable, page_disconnected, threads_unreadable, list_unavailable."""
+    """Why it did not succeed: a stable word such as token_dead, permission, cursor_loop, graph_unavailable, page_disconnected, threads_unreadable, events_refused, labels_unreadable, list_unavailable."""
     origin: Global___SyncOrigin.ValueType
     """Who asked for it."""
     stored: _builtins.int
