@@ -10,7 +10,7 @@ SERVICES := store rules sync webhook
 MEMBERS := protos runtime $(SERVICES:%=services/%) simulator cli
 PROTOS = $(shell find protos/pagewire -name '*.proto' | sort)
 STUBS := protos/src
-DOCKERFILES := $(SERVICES:%=services/%/Dockerfile) simulator/Dockerfile
+DOCKERFILES := $(SERVICES:%=services/%/Dockerfile) simulator/Dockerfile cli/Dockerfile
 
 export PIP_ROOT_USER_ACTION := ignore
 

@@ -77,7 +77,7 @@ async def given_back(rig: Rig, before: Held, within: float = 60.0) -> None:
     until = asyncio.get_running_loop().time() + within
     while asyncio.get_running_loop().time() < until:
         pairs = _same_lives(before, held(rig))
-        if not any(any(grown(*pair, Bounds().growth)) for pair in pairs.values()):
+        if not any(any(grown(name, *pair, Bounds().growth)) for name, pair in pairs.items()):
             return
         await asyncio.sleep(1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -18,6 +19,8 @@ Span = tuple[float, float]
 LOOKING_SECONDS = 0.1
 NOTICED_WITHIN = 1.0
 """Seconds by which a busy machine may see a death later than its peers."""
+BLIND_LOOKS = 2
+"""So many may see nothing of it yet, where the loop that looks has stood still when it befell."""
 
 
 class Edge(Protocol):
@@ -47,7 +50,7 @@ class Silences:
         self._ending: set[int] = set()
         self._unable = 0
         self._deaths = self._count()
-        self._looked_at = time.time()
+        self._looked_at = deque([time.time()], BLIND_LOOKS + 1)
         self._was_off = False
 
     async def watch(self) -> None:
@@ -60,11 +63,12 @@ class Silences:
         """Between the last look and this one nobody could answer, where one of both says so."""
         is_off = self._is_off()
         if is_off or self._was_off:
-            begun = self._looked_at - NOTICED_WITHIN
+            begun = self._looked_at[0] - NOTICED_WITHIN
             if self.spans and self.spans[-1][1] >= begun:
                 begun = self.spans.pop()[0]
             self.spans.append((begun, now))
-        self._looked_at, self._was_off = now, is_off
+        self._looked_at.append(now)
+        self._was_off = is_off
 
     def ending(self, pid: int) -> None:
         """This life was told to end, or is being killed."""

@@ -330,14 +330,17 @@ async def all_edges(rig: Rig) -> AsyncIterator[None]:
     """Meta's connections go to each edge in turn, as through a balancer."""
     at = rig.system.addresses
     edges = [at[name.replace("webhook", "public")] for name in rig.processes("webhook")]
-    async with balanced([edge.removeprefix("http://") for edge in edges]) as address:
-        await rig.meta.options(plan={"connections": AT_ONCE})
-        await rig.meta.webhook(f"http://{address}")
-        try:
-            yield
-        finally:
-            await rig.meta.webhook(edges[0])
-            await rig.meta.options(plan={"connections": Plan().connections})
+    with contextlib.ExitStack() as torn:
+        async with balanced([edge.removeprefix("http://") for edge in edges]) as address:
+            await rig.meta.options(plan={"connections": AT_ONCE})
+            await rig.meta.webhook(f"http://{address}")
+            try:
+                yield
+            finally:
+                await rig.meta.webhook(edges[0])
+                await rig.meta.options(plan={"connections": Plan().connections})
+                # The balancer ends with what it still has in hand, which no edge can help.
+                torn.enter_context(rig.silences.unable())
 
 
 async def faulty(rig: Rig, rules: str, seconds: float) -> None:

@@ -2,11 +2,13 @@ import getpass
 import io
 import json
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from pagewire.rules.v1.rule_service_pb2 import TryRulesResponse
 from pagewire.store.v1.operation_service_pb2 import (
@@ -25,7 +27,7 @@ from pagewire.type.v1.page_pb2 import Login, Page, PageState, Platform
 from pagewire.type.v1.reply_pb2 import ReplyContent, ReplyState, Tag
 from pagewire.type.v1.rule_pb2 import Action, LeftOut, Rule, RuleVerdict, Span, TextMode
 from pagewire_cli import replies, secretfile
-from pagewire_cli.main import main
+from pagewire_cli.main import app, main
 from pagewire_runtime.auth import caller
 from tests.support.operated import OPERATOR_TOKEN, Pagewire
 
@@ -90,6 +92,7 @@ def test_a_page_is_connected_with_the_token_of_a_file(
     assert connected.login == Login.LOGIN_INSTAGRAM
     shown = capsys.readouterr()
     assert "17841 is connected" in shown.out
+    assert "`pagewire pages list` shows whether token and subscription work" in shown.out
     assert "EAAexample" not in shown.out + shown.err
 
 
@@ -409,6 +412,17 @@ def test_each_reply_without_a_key_has_one_of_its_own(held: Pagewire) -> None:
     assert first.client_key != second.client_key
 
 
+def test_who_wants_to_write_learns_where_the_ids_of_conversations_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = main(["reply", "--help"])
+
+    told = capsys.readouterr().out
+    assert code == 0
+    assert "/api/conversations?page_id=PAGE_ID" in told
+    assert "/api/replies/REPLY_ID" in told
+
+
 def test_all_is_well_with_exit_0(held: Pagewire, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["status"])
 
@@ -510,6 +524,53 @@ def test_nothing_parked_is_ended_until_it_is_said_how(
     assert code == 2
     assert "--sent" in capsys.readouterr().err
     assert held.settled == []
+
+
+@pytest.mark.parametrize(
+    ("command", "done"),
+    [
+        (["pages", "disconnect", "101", "--yes"], {"page_id": "101", "disconnected": True}),
+        (["rules", "delete", "rule-9"], {"rule_id": "rule-9", "deleted": True}),
+        (["parked", "retry", "e-101-1"], {"parked_id": "e-101-1", "retried": True}),
+        (["parked", "settle", "r-101-7", "--sent"], {"parked_id": "r-101-7", "settled": "sent"}),
+        (
+            ["parked", "settle", "e-101-3", "--dropped"],
+            {"parked_id": "e-101-3", "settled": "dropped"},
+        ),
+    ],
+)
+def test_what_a_command_has_ended_is_told_to_programs_as_one_document(
+    held: Pagewire,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    done: dict[str, str | bool],
+) -> None:
+    held.pages = [page("101")]
+    held.rules = [Rule(rule_id="rule-9", version=3, name="old")]
+
+    code = main([*command, "--json"])
+
+    assert code == 0
+    assert json.loads(capsys.readouterr().out) == done
+
+
+def test_every_command_can_answer_with_json() -> None:
+    without = [
+        " ".join(path)
+        for path, command in commands(get_command(app))
+        if not any("--json" in option.opts for option in command.params)
+    ]
+
+    assert without == []
+
+
+def commands(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What a person can run below it: each command with the words that name it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name), command
 
 
 def test_a_service_that_does_not_answer_is_exit_3_with_what_to_do(

@@ -318,6 +318,19 @@ def test_a_run_is_cancelled_at_once_or_soon(
     ]
 
 
+def test_a_run_that_is_cancelled_is_shown_as_the_http_api_shows_it(
+    connected: Pagewire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["sync", "101", "--no-wait"])
+    capsys.readouterr()
+
+    code = main(["runs", "cancel", "run-1", "--json"])
+
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert code == 0
+    assert (run["run_id"], run["state"]) == ("run-1", "cancelled")
+
+
 @pytest.mark.parametrize("command", ["watch", "cancel"])
 def test_an_unknown_run_is_one_line_with_its_reason(
     connected: Pagewire, capsys: pytest.CaptureFixture[str], command: str

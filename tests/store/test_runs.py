@@ -47,6 +47,7 @@ from pagewire.type.v1.sync_run_pb2 import (
     SyncState,
 )
 from pagewire_runtime import metrics
+from pagewire_runtime.auth import Caller, calling_as
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_store.backlogs import end_some
 from pagewire_store.database import Pools, in_transaction
@@ -825,6 +826,51 @@ async def test_the_runs_of_a_page_that_is_disconnected_end_and_their_workers_los
     assert {run.error for run in ended} == {"page_disconnected"}
     assert await runs.record(progress(claimed[0])) == [RUN_VERDICT_LOST]
     assert [each.run.run_id for each in await runs.claim()] == [other.run_id]
+
+
+async def audited(rows: Rows) -> list[tuple[str, ...]]:
+    found = await rows.query(
+        "select role, actor, action, subject, detail from audit order by audit_id"
+    )
+    return [tuple(row) for row in found]
+
+
+async def test_who_asked_for_a_run_or_a_repair_and_cancelled_it_is_in_the_audit(
+    runs: Runs, rows: Rows
+) -> None:
+    await rows.add_page("1")
+
+    with calling_as(Caller("", "anna@example.com")):
+        run = await runs.start(kind=COMMENTS)
+        repair = await runs.start(repair=True)
+        await runs.cancel(repair.run_id)
+
+    anna = ("sync", "anna@example.com")
+    assert await audited(rows) == [
+        (*anna, "run.start", run.run_id, "page 1"),
+        (*anna, "run.repair", repair.run_id, "page 1"),
+        (*anna, "run.cancel", repair.run_id, "page 1"),
+    ]
+
+
+async def test_a_repair_of_all_pages_is_one_row_of_the_audit(runs: Runs, rows: Rows) -> None:
+    await rows.add_page("1")
+    await rows.add_page("2")
+
+    await runs.stub.StartRun(StartRunRequest(all_pages=True, kind=CONVERSATIONS, repair=True))
+
+    assert [row[2:] for row in await audited(rows)] == [("run.repair", "every page", "runs 2")]
+
+
+async def test_what_starts_or_cancels_nothing_is_not_in_the_audit(runs: Runs, rows: Rows) -> None:
+    await rows.add_page("1")
+    run = await runs.start()
+    await runs.start()
+    await runs.stub.StartRun(StartRunRequest(all_pages=True, kind=CONVERSATIONS))
+    for _ in range(2):
+        await runs.cancel(run.run_id)
+
+    assert [row[2] for row in await audited(rows)] == ["run.start", "run.cancel"]
 
 
 @pytest.mark.parametrize("run_id", ["run-0123456789abcdef", "", "x" * 5000, "\0"])

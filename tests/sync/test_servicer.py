@@ -36,7 +36,7 @@ from pagewire.type.v1.reply_pb2 import (
     ReplyState,
     Tag,
 )
-from pagewire_runtime.auth import parse_service_tokens
+from pagewire_runtime.auth import Caller, caller, calling_as, parse_service_tokens
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Kind, Refusal
 from pagewire_runtime.serving import serving
@@ -72,11 +72,13 @@ class FakeStore(OutboxServiceServicer):
 
     def __init__(self) -> None:
         self.asked: list[EnqueueReplyRequest] = []
+        self.callers: list[Caller] = []
         self.replies: dict[str, tuple[bytes, Reply]] = {}
         self.looked = 0
 
     async def EnqueueReply(self, request: EnqueueReplyRequest, context: Any) -> Any:
         self.asked.append(request)
+        self.callers.append(caller())
         said = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         if request.client_key not in self.replies:
             reply = Reply(
@@ -194,6 +196,19 @@ async def test_a_comment_is_answered(sync: "DeliveryServiceAsyncStub", store: Fa
             client_key="k",
         )
     ]
+
+
+async def test_the_store_learns_who_wants_it_said_or_hidden(
+    sync: "DeliveryServiceAsyncStub", store: FakeStore
+) -> None:
+    with calling_as(Caller("", "anna@example.com")):
+        await sync.SendMessage(message())
+        await sync.ReplyToComment(
+            pb.ReplyToCommentRequest(comment_id="1_2", text="10 euro", client_key="k")
+        )
+        await sync.HideComment(pb.HideCommentRequest(comment_id="1_2", hidden=True))
+
+    assert store.callers == [Caller("sync", "anna@example.com")] * 3
 
 
 async def test_a_reply_is_shown(sync: "DeliveryServiceAsyncStub") -> None:

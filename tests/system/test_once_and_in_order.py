@@ -96,6 +96,33 @@ async def test_replies_of_a_conversation_are_sent_in_the_order_of_arrival(live: 
     assert texts == {person: [f"about word{nth}" for nth in order] for person in people}
 
 
+async def test_what_was_written_earlier_and_comes_later_is_decided_later_and_shown_earlier(
+    live: Live,
+) -> None:
+    page = await live.page()
+    for word in ("newer", "older"):
+        await live.rule(page, word)
+    person = (await live.meta.say(page.id, "hello")).person or ""
+    await live.decisions(page, 1)
+    now = int(time.time() * 1000)
+
+    await live.deliver(body(page, (person, "m_newer", "newer"), at=now))
+    decided_first = (await live.decisions(page, 2))[1]
+    await live.deliver(body(page, (person, "m_older", "older"), at=now - 60_000))
+    decisions = await live.decisions(page, 3)
+
+    async def both_sent() -> list[str | None]:
+        sent = [send.text for send in await live.meta.sends(account=page.id)]
+        return sent if len(sent) >= 2 else []
+
+    assert [each["outcome"] for each in decisions[1:]] == ["answered", "answered"]
+    assert decisions[1]["event_id"] == decided_first["event_id"]
+    assert await until(both_sent) == ["about newer", "about older"]
+    shown = await live.messages(page, person)
+    assert next(m["mid"] for m in shown if m["direction"] == "inbound") == "m_older"
+    assert [m["mid"] for m in shown if m["mid"] in ("m_newer", "m_older")] == ["m_older", "m_newer"]
+
+
 async def test_the_same_message_in_one_body_in_two_and_in_parallel_is_one(live: Live) -> None:
     page = await live.page()
     await live.rule(page, "price")

@@ -6,8 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ from pagewire.store.v1.page_service_pb2 import ListPagesRequest
 from pagewire.sync.v1.history_service_pb2 import StartSyncResponse, WatchSyncRunResponse
 from pagewire.type.v1.sync_run_pb2 import SYNC_STATE_RUNNING, SyncRun
 from pagewire_webhook.main import arguments, new_owner, working
+from pagewire_webhook.probe import LISTENERS
 from tests.support.upstreams import KEYS, SERVICE_TOKENS, Upstream
 
 APP_SECRET = "app-secret-0123456789"
@@ -129,6 +130,15 @@ async def ended_at_once(*given: str, **environment: str) -> tuple[int | None, st
     async with asyncio.timeout(START_SECONDS):
         _, stderr = await process.communicate()
     return process.returncode, stderr.decode()
+
+
+@contextmanager
+def a_port() -> Iterator[int]:
+    """A free one, bound and not listened at within the block: the process may listen there."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def client() -> httpx.AsyncClient:
@@ -253,10 +263,8 @@ async def test_the_public_part_stands_alone_with_its_own_secrets_only(upstream: 
 
 
 async def test_the_metrics_of_a_part_alone_are_where_the_setting_says(upstream: Upstream) -> None:
-    with socket.socket() as held:  # bound and not listening: the process may listen there
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{held.getsockname()[1]}"
+    with a_port() as port:
+        listen = f"127.0.0.1:{port}"
         environment = {
             "SERVICE_TOKENS": SERVICE_TOKENS,
             "WEBHOOK_PARTS": "dispatcher",
@@ -267,6 +275,39 @@ async def test_the_metrics_of_a_part_alone_are_where_the_setting_says(upstream: 
             measured = await http.get(f"http://{listen}/metrics")
 
     assert "pagewire_dispatcher_lanes" in measured.text
+
+
+@pytest.mark.parametrize("parts", ["public", "operator", "dispatcher", "dispatcher,operator"])
+async def test_its_health_check_finds_a_process_healthy_whatever_its_parts(
+    upstream: Upstream, parts: str
+) -> None:
+    with ExitStack() as held:
+        listeners = {name: f"127.0.0.1:{held.enter_context(a_port())}" for name in LISTENERS}
+
+        async with running(upstream, "--parts", parts, **OF_ALL, **listeners) as service:
+            asked = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "pagewire_webhook.probe"),
+                env={"PATH": os.environ["PATH"], **listeners},
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, said = await asked.communicate()
+            assert await service.ended() == 0
+
+    assert (asked.returncode, said) == (0, b"")
+
+
+async def test_its_health_check_finds_no_process_where_none_is() -> None:
+    with ExitStack() as held:
+        listeners = {name: f"127.0.0.1:{held.enter_context(a_port())}" for name in LISTENERS}
+        asked = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pagewire_webhook.probe"),
+            env={"PATH": os.environ["PATH"], **listeners},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await asked.communicate()
+
+    assert asked.returncode == 1
+    assert said.startswith(b"nobody listens at http://127.0.0.1:")
 
 
 async def test_what_is_missing_is_said_line_by_line_and_ends_the_start() -> None:

@@ -101,7 +101,8 @@ def connect(
         output.document(to_json(answer.page))
         return
     done = "connected" if answer.created else "updated"
-    print(f"{page_id} is {done}; it is now subscribed and checked: see `pagewire pages list`.")
+    print(f"{page_id} is {done}; sync now subscribes and checks it.")
+    print("`pagewire pages list` shows whether token and subscription work.")
 
 
 def _access_token(file: Path | None) -> str:
@@ -179,6 +180,7 @@ def list_pages(
 def disconnect(
     page_id: Annotated[str, typer.Argument(metavar="PAGE_ID", help="Which page.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Disconnect a page: its token is erased, replies not yet sent fail; what is stored stays.
 
@@ -192,4 +194,7 @@ def disconnect(
         return await _service(channel).DisconnectPage(DisconnectPageRequest(page_id=page_id))
 
     ask("store", work)
+    if as_json:
+        output.document({"page_id": page_id, "disconnected": True})
+        return
     print(f"{page_id} is disconnected.")

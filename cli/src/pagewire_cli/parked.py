@@ -92,6 +92,7 @@ def _what(one: Json) -> str:
 @app.command()
 def retry(
     parked_id: Annotated[str, typer.Argument(metavar="ID", help="As the list shows it.")],
+    as_json: AsJson = False,
 ) -> None:
     """Put a parked event or reply back, at the end of its lane.
 
@@ -105,6 +106,9 @@ def retry(
         return await _service(channel).RetryParked(RetryParkedRequest(parked_id=parked_id))
 
     ask("store", work)
+    if as_json:
+        output.document({"parked_id": parked_id, "retried": True})
+        return
     print(f"{parked_id} is tried again.")
 
 
@@ -115,6 +119,7 @@ def settle(
         bool,
         typer.Option("--sent/--dropped", help="It stands in the conversation; or let it go."),
     ],
+    as_json: AsJson = False,
 ) -> None:
     """End what is parked, as you found it in the conversation.
 
@@ -132,4 +137,8 @@ def settle(
         return await _service(channel).SettleParked(request)
 
     ask("store", work)
-    print(f"{parked_id} has ended: {'sent' if was_sent else 'dropped'}.")
+    settled = "sent" if was_sent else "dropped"
+    if as_json:
+        output.document({"parked_id": parked_id, "settled": settled})
+        return
+    print(f"{parked_id} has ended: {settled}.")

@@ -31,7 +31,11 @@ UNSETTLED = (
 
 def reply(
     conversation_id: Annotated[
-        str, typer.Argument(metavar="CONVERSATION_ID", help="Which conversation.")
+        str,
+        typer.Argument(
+            metavar="CONVERSATION_ID",
+            help="Which conversation, by its id: see above.",
+        ),
     ],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What is said; - is standard input.")],
     client_key: Annotated[
@@ -44,6 +48,10 @@ def reply(
     as_json: AsJson = False,
 ) -> None:
     """Write to a person; rules keep quiet in that conversation for a while.
+
+    GET /api/conversations?page_id=PAGE_ID of the HTTP API lists a page's conversations with their
+    ids. That of a decision is in its reply: `pagewire decisions tail --json` has the reply_ids, and
+    GET /api/replies/REPLY_ID the conversation_id.
 
     With --wait the exit code is 0 only where Meta accepted the message.
 

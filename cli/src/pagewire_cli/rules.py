@@ -375,6 +375,7 @@ def _verdict(verdict: Json, text: str) -> list[output.Cell]:
 @app.command()
 def delete(
     rule_id: Annotated[str, typer.Argument(metavar="RULE_ID", help="As `rules list` shows it.")],
+    as_json: AsJson = False,
 ) -> None:
     """Take a rule out of force; what it has decided is still sent.
 
@@ -386,4 +387,7 @@ def delete(
         return await _service(channel).DeleteRule(DeleteRuleRequest(rule_id=rule_id))
 
     ask("rules", work)
+    if as_json:
+        output.document({"rule_id": rule_id, "deleted": True})
+        return
     print(f"{rule_id} is deleted.")

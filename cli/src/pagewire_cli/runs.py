@@ -109,7 +109,7 @@ def watch(run_ids: RunIds, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def cancel(run_ids: RunIds) -> None:
+def cancel(run_ids: RunIds, as_json: AsJson = False) -> None:
     """Cancel runs: a queued one at once, one under way within seconds; what is stored stays.
 
     \b
@@ -121,7 +121,11 @@ def cancel(run_ids: RunIds) -> None:
         asked = (service.CancelSyncRun(CancelSyncRunRequest(run_id=run_id)) for run_id in run_ids)
         return [answer.run for answer in await asyncio.gather(*asked)]
 
-    for run in ask("sync", work):
+    runs = ask("sync", work)
+    if as_json:
+        tell(runs, as_json=True)
+        return
+    for run in runs:
         print(f"{run.run_id} {'is ' + state_of(run) if run.state in ENDED else 'will end soon'}.")
 
 

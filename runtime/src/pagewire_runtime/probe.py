@@ -27,13 +27,19 @@ class Unhealthy(Exception):
     """Why the process does not count as healthy."""
 
 
+class Absent(Unhealthy):
+    """Nobody listens at the address."""
+
+
 def probe_http(url: str) -> None:
-    """Raises Unhealthy unless the address answers 200."""
+    """Raises Unhealthy unless the address answers 200; Absent where nobody listens there."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=SECONDS)
     try:
         connection.request("GET", parts.path or "/")
         status = connection.getresponse().status
+    except ConnectionRefusedError as error:
+        raise Absent(f"{url} does not answer: nobody listens") from error
     except (OSError, http.client.HTTPException) as error:
         raise Unhealthy(f"{url} does not answer: {type(error).__name__}") from error
     finally:

@@ -1,4 +1,7 @@
-"""Putting in what a person or a service says: once a client key, in its turn, and rules rest."""
+"""Putting in what a person or a service says: once a client key, in its turn, and rules rest.
+
+The audit says who it was; what rules say comes by another way, and stands in their decisions.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from pagewire.type.v1.reply_pb2 import (
     ReplyKind,
 )
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
-from pagewire_store import ids
+from pagewire_store import audit, ids
 from pagewire_store.connections import Driver
 from pagewire_store.pages import PageUnknown
 from pagewire_store.reads import ConversationUnknown
@@ -28,6 +31,13 @@ from pagewire_store.replies import COLUMNS, reply_from
 
 KEY_MAX = 200
 TIME_TO_SEND = timedelta(hours=24)
+
+_ACTIONS = {
+    REPLY_KIND_MESSAGE: "reply.send",
+    REPLY_KIND_COMMENT_REPLY: "reply.comment",
+    REPLY_KIND_HIDE_COMMENT: "reply.hide",
+}
+"""What the audit calls each."""
 
 
 class CommentUnknown(Refusal):
@@ -147,7 +157,9 @@ async def enqueue(
     made = await _one(connection, _INSERT, values)
     if made is None:  # the key was used in another lane at the same time
         raise ClientKeyReused(target.page_id)
-    return reply_from(made)
+    reply = reply_from(made)
+    await audit.record_live(connection, *_done(request, reply))
+    return reply
 
 
 async def last_hiding(connection: Driver, comment_id: str) -> tuple[Reply, bool] | None:
@@ -177,6 +189,14 @@ def check(request: EnqueueReplyRequest) -> None:
                 raise InvalidArgument("content", "must be absent: hiding says nothing")
         case _:
             raise InvalidArgument("kind", "must be a message, a comment reply or a hiding")
+
+
+def _done(request: EnqueueReplyRequest, reply: Reply) -> tuple[str, str, str]:
+    """What the audit says of it: action, subject and detail."""
+    detail = ""
+    if request.kind == REPLY_KIND_HIDE_COMMENT:
+        detail = "hidden" if request.hidden else "shown"
+    return _ACTIONS[request.kind], reply.reply_id, detail
 
 
 def _says_something(content: ReplyContent) -> bool:

@@ -20,6 +20,7 @@ from pagewire.store.v1.operation_service_pb2 import (
     ListParkedResponse,
     ListQuarantinedRequest,
     ListQuarantinedResponse,
+    Quarantined,
     Replay,
     ReplayQuarantinedRequest,
     ReplayQuarantinedResponse,
@@ -101,10 +102,13 @@ class OperationServicer(OperationServiceServicer):
     async def GetQuarantined(
         self, request: GetQuarantinedRequest, context: Context
     ) -> GetQuarantinedResponse:
-        quarantined, body = await in_transaction(
-            self._engine,
-            lambda connection: operations.get_quarantined(connection, request.quarantine_id),
-        )
+        async def read(connection: AsyncConnection) -> tuple[Quarantined, bytes]:
+            found = await operations.get_quarantined(connection, request.quarantine_id)
+            # It changes nothing, and yet shows what customers wrote.
+            await audit.record(connection, "quarantine.show", found[0].quarantine_id)
+            return found
+
+        quarantined, body = await in_transaction(self._engine, read)
         return GetQuarantinedResponse(quarantined=quarantined, body=body)
 
     async def ReplayQuarantined(

@@ -50,7 +50,7 @@ from pagewire.type.v1.sync_run_pb2 import (
 from pagewire_runtime import metrics
 from pagewire_runtime.errors import InvalidArgument, Kind, Refusal
 from pagewire_runtime.logs import get_logger, ref
-from pagewire_store import ids
+from pagewire_store import audit, ids
 from pagewire_store.columns import BIGINT, BOOL, BYTES, INT, TEXT, TIME, Bulk, micros
 from pagewire_store.database import driver
 from pagewire_store.page_tokens import Position
@@ -209,7 +209,9 @@ async def start(
     if known is not None:
         return run_from(known), False
     wanted |= {"run_id": ids.new_run_id(), "origin": "repair" if repair else "request"}
-    return run_from((await connection.execute(_QUEUE, wanted)).one()), True
+    run = run_from((await connection.execute(_QUEUE, wanted)).one())
+    await audit.record(connection, _starting(repair=repair), run.run_id, f"page {page_id}")
+    return run, True
 
 
 _MAKE_MIRRORS = text("""
@@ -270,7 +272,14 @@ async def start_all(
         new = {name: list(column) for name, column in columns}
         new["origin"] = "repair" if repair else "request"  # type: ignore[assignment]
         started += map(run_from, await connection.execute(_QUEUE_EACH, values | new))
+        detail = f"runs {len(wanted)}"
+        await audit.record(connection, _starting(repair=repair), "every page", detail)
     return sorted(started, key=lambda run: run.page_id), bool(wanted)
+
+
+def _starting(*, repair: bool) -> str:
+    """What the audit calls it."""
+    return "run.repair" if repair else "run.start"
 
 
 def _goes_on(row: Any, mode: str, gap_from: datetime | None) -> bool:
@@ -390,6 +399,7 @@ async def cancel(connection: AsyncConnection, run_id: str) -> tuple[SyncRun, boo
     row = (await connection.execute(_CANCEL, {"run_id": _storable(run_id)})).one_or_none()
     if row is None:
         return await get(connection, run_id), False
+    await audit.record(connection, "run.cancel", row.run_id, f"page {row.page_id}")
     ended = row.state == "cancelled"
     if ended:
         await _note_ends(connection, [row])

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class RuleServiceStub:
     """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -79,6 +81,8 @@ class RuleServiceStub:
 
 class RuleServiceServicer:
     """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def CreateRule(self, request, context):
@@ -89,7 +93,8 @@ class RuleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateRule(self, request, context):
-        """Changes a rule. INVALID_ARGUMENT; NOT_FOUND, RULE_UNKNOWN; ABORTED, RULE_CHANGED.
+        """Changes a rule. INVALID_ARGUMENT, also RULE_INVALID, names the field; NOT_FOUND, RULE_UNKNOWN;
+        FAILED_PRECONDITION, PAGE_UNKNOWN: a page that it did not name before is not connected; ABORTED, RULE_CHANGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +122,8 @@ class RuleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TryRules(self, request, context):
-        """Says of every rule of a page what it would do with an event that is made up. No effect. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT.
+        """Says of every rule of a page what it would do with an event that is made up. No effect. NOT_FOUND, PAGE_UNKNOWN;
+        INVALID_ARGUMENT: no trigger is called so, or RULE_INVALID: the draft.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,6 +197,8 @@ def add_RuleServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RuleService:
     """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RuleServiceStub:
-    """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered."""
+    """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,7 +39,9 @@ class RuleServiceStub:
     CreateRule: _grpc.UnaryUnaryMultiCallable[_rule_service_pb2.CreateRuleRequest, _rule_service_pb2.CreateRuleResponse]
     """Makes a rule. INVALID_ARGUMENT, RULE_INVALID names the field; FAILED_PRECONDITION, PAGE_UNKNOWN: one of its pages is not connected."""
     UpdateRule: _grpc.UnaryUnaryMultiCallable[_rule_service_pb2.UpdateRuleRequest, _rule_service_pb2.UpdateRuleResponse]
-    """Changes a rule. INVALID_ARGUMENT; NOT_FOUND, RULE_UNKNOWN; ABORTED, RULE_CHANGED."""
+    """Changes a rule. INVALID_ARGUMENT, also RULE_INVALID, names the field; NOT_FOUND, RULE_UNKNOWN;
+    FAILED_PRECONDITION, PAGE_UNKNOWN: a page that it did not name before is not connected; ABORTED, RULE_CHANGED.
+    """
     GetRule: _grpc.UnaryUnaryMultiCallable[_rule_service_pb2.GetRuleRequest, _rule_service_pb2.GetRuleResponse]
     """Gets one. NOT_FOUND, RULE_UNKNOWN."""
     ListRules: _grpc.UnaryUnaryMultiCallable[_rule_service_pb2.ListRulesRequest, _rule_service_pb2.ListRulesResponse]
@@ -44,7 +49,9 @@ class RuleServiceStub:
     DeleteRule: _grpc.UnaryUnaryMultiCallable[_rule_service_pb2.DeleteRuleRequest, _rule_service_pb2.DeleteRuleResponse]
     """Takes a rule out of force. NOT_FOUND, RULE_UNKNOWN."""
     TryRules: _grpc.UnaryUnaryMultiCallable[_rule_service_pb2.TryRulesRequest, _rule_service_pb2.TryRulesResponse]
-    """Says of every rule of a page what it would do with an event that is made up. No effect. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT."""
+    """Says of every rule of a page what it would do with an event that is made up. No effect. NOT_FOUND, PAGE_UNKNOWN;
+    INVALID_ARGUMENT: no trigger is called so, or RULE_INVALID: the draft.
+    """
     BacktestRule: _grpc.UnaryUnaryMultiCallable[_rule_service_pb2.BacktestRuleRequest, _rule_service_pb2.BacktestRuleResponse]
     """Says what a rule would have done with stored events. No effect. UNIMPLEMENTED for now."""
     EvaluateEvents: _grpc.UnaryUnaryMultiCallable[_rule_service_pb2.EvaluateEventsRequest, _rule_service_pb2.EvaluateEventsResponse]
@@ -54,13 +61,18 @@ class RuleServiceStub:
 
 @_typing.type_check_only
 class RuleServiceAsyncStub(RuleServiceStub):
-    """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered."""
+    """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRule: _aio.UnaryUnaryMultiCallable[_rule_service_pb2.CreateRuleRequest, _rule_service_pb2.CreateRuleResponse]  # type: ignore[assignment]
     """Makes a rule. INVALID_ARGUMENT, RULE_INVALID names the field; FAILED_PRECONDITION, PAGE_UNKNOWN: one of its pages is not connected."""
     UpdateRule: _aio.UnaryUnaryMultiCallable[_rule_service_pb2.UpdateRuleRequest, _rule_service_pb2.UpdateRuleResponse]  # type: ignore[assignment]
-    """Changes a rule. INVALID_ARGUMENT; NOT_FOUND, RULE_UNKNOWN; ABORTED, RULE_CHANGED."""
+    """Changes a rule. INVALID_ARGUMENT, also RULE_INVALID, names the field; NOT_FOUND, RULE_UNKNOWN;
+    FAILED_PRECONDITION, PAGE_UNKNOWN: a page that it did not name before is not connected; ABORTED, RULE_CHANGED.
+    """
     GetRule: _aio.UnaryUnaryMultiCallable[_rule_service_pb2.GetRuleRequest, _rule_service_pb2.GetRuleResponse]  # type: ignore[assignment]
     """Gets one. NOT_FOUND, RULE_UNKNOWN."""
     ListRules: _aio.UnaryUnaryMultiCallable[_rule_service_pb2.ListRulesRequest, _rule_service_pb2.ListRulesResponse]  # type: ignore[assignment]
@@ -68,7 +80,9 @@ class RuleServiceAsyncStub(RuleServiceStub):
     DeleteRule: _aio.UnaryUnaryMultiCallable[_rule_service_pb2.DeleteRuleRequest, _rule_service_pb2.DeleteRuleResponse]  # type: ignore[assignment]
     """Takes a rule out of force. NOT_FOUND, RULE_UNKNOWN."""
     TryRules: _aio.UnaryUnaryMultiCallable[_rule_service_pb2.TryRulesRequest, _rule_service_pb2.TryRulesResponse]  # type: ignore[assignment]
-    """Says of every rule of a page what it would do with an event that is made up. No effect. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT."""
+    """Says of every rule of a page what it would do with an event that is made up. No effect. NOT_FOUND, PAGE_UNKNOWN;
+    INVALID_ARGUMENT: no trigger is called so, or RULE_INVALID: the draft.
+    """
     BacktestRule: _aio.UnaryUnaryMultiCallable[_rule_service_pb2.BacktestRuleRequest, _rule_service_pb2.BacktestRuleResponse]  # type: ignore[assignment]
     """Says what a rule would have done with stored events. No effect. UNIMPLEMENTED for now."""
     EvaluateEvents: _aio.UnaryUnaryMultiCallable[_rule_service_pb2.EvaluateEventsRequest, _rule_service_pb2.EvaluateEventsResponse]  # type: ignore[assignment]
@@ -77,7 +91,10 @@ class RuleServiceAsyncStub(RuleServiceStub):
     """
 
 class RuleServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered."""
+    """RuleService keeps the rules and says what they call for. A rule is in force for the next event once its write has been answered.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def CreateRule(
@@ -93,7 +110,9 @@ class RuleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rule_service_pb2.UpdateRuleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rule_service_pb2.UpdateRuleResponse, _abc.Awaitable[_rule_service_pb2.UpdateRuleResponse]]:
-        """Changes a rule. INVALID_ARGUMENT; NOT_FOUND, RULE_UNKNOWN; ABORTED, RULE_CHANGED."""
+        """Changes a rule. INVALID_ARGUMENT, also RULE_INVALID, names the field; NOT_FOUND, RULE_UNKNOWN;
+        FAILED_PRECONDITION, PAGE_UNKNOWN: a page that it did not name before is not connected; ABORTED, RULE_CHANGED.
+        """
 
     @_abc_1.abstractmethod
     def GetRule(
@@ -125,7 +144,9 @@ class RuleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rule_service_pb2.TryRulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rule_service_pb2.TryRulesResponse, _abc.Awaitable[_rule_service_pb2.TryRulesResponse]]:
-        """Says of every rule of a page what it would do with an event that is made up. No effect. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT."""
+        """Says of every rule of a page what it would do with an event that is made up. No effect. NOT_FOUND, PAGE_UNKNOWN;
+        INVALID_ARGUMENT: no trigger is called so, or RULE_INVALID: the draft.
+        """
 
     @_abc_1.abstractmethod
     def BacktestRule(

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class ClockServiceStub:
     """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -44,6 +46,8 @@ class ClockServiceStub:
 
 class ClockServiceServicer:
     """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def GetTime(self, request, context):
@@ -71,6 +75,8 @@ def add_ClockServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ClockService:
     """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ClockServiceStub:
-    """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right."""
+    """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,14 +41,20 @@ class ClockServiceStub:
 
 @_typing.type_check_only
 class ClockServiceAsyncStub(ClockServiceStub):
-    """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right."""
+    """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTime: _aio.UnaryUnaryMultiCallable[_clock_service_pb2.GetTimeRequest, _clock_service_pb2.GetTimeResponse]  # type: ignore[assignment]
     """Reads the database's clock. UNAVAILABLE: try again."""
 
 class ClockServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right."""
+    """ClockService tells the time by which leases end and rows are dated, so that each process learns whether its own clock is right.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def GetTime(

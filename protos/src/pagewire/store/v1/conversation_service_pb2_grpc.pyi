@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ConversationServiceStub:
-    """ConversationService reads what was written. Lists are newest first; page_size defaults to 50 and is at most 1,000."""
+    """ConversationService reads what was written. Lists are newest first; page_size defaults to 50 and is at most 1,000.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -46,7 +49,10 @@ class ConversationServiceStub:
 
 @_typing.type_check_only
 class ConversationServiceAsyncStub(ConversationServiceStub):
-    """ConversationService reads what was written. Lists are newest first; page_size defaults to 50 and is at most 1,000."""
+    """ConversationService reads what was written. Lists are newest first; page_size defaults to 50 and is at most 1,000.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListConversationsRequest, _conversation_service_pb2.ListConversationsResponse]  # type: ignore[assignment]
@@ -61,7 +67,10 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     """Lists a page's comments. INVALID_ARGUMENT; NOT_FOUND, PAGE_UNKNOWN."""
 
 class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ConversationService reads what was written. Lists are newest first; page_size defaults to 50 and is at most 1,000."""
+    """ConversationService reads what was written. Lists are newest first; page_size defaults to 50 and is at most 1,000.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def ListConversations(

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class EventServiceStub:
     """EventService hands normalised events on.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -44,6 +46,8 @@ class EventServiceStub:
 
 class EventServiceServicer:
     """EventService hands normalised events on.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def WatchEvents(self, request, context):
@@ -71,6 +75,8 @@ def add_EventServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EventService:
     """EventService hands normalised events on.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

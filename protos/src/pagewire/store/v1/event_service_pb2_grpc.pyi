@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventServiceStub:
-    """EventService hands normalised events on."""
+    """EventService hands normalised events on.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,14 +41,20 @@ class EventServiceStub:
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
-    """EventService hands normalised events on."""
+    """EventService hands normalised events on.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchEvents: _aio.UnaryStreamMultiCallable[_event_service_pb2.WatchEventsRequest, _event_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """Streams events from a cursor on, then as they are stored. UNIMPLEMENTED for now."""
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
-    """EventService hands normalised events on."""
+    """EventService hands normalised events on.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def WatchEvents(

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class IngestServiceStub:
     """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -49,6 +51,8 @@ class IngestServiceStub:
 
 class IngestServiceServicer:
     """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def Ingest(self, request, context):
@@ -61,6 +65,7 @@ class IngestServiceServicer:
 
     def ReportReception(self, request, context):
         """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds.
+        INVALID_ARGUMENT: the edge has no name, or a figure is negative; UNAVAILABLE: try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,6 +94,8 @@ def add_IngestServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
     """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought."""
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,11 +41,16 @@ class IngestServiceStub:
     INVALID_ARGUMENT: an event's key, page or lane is malformed; RESOURCE_EXHAUSTED: too much waits; UNAVAILABLE: cannot be stored now. Safe to repeat.
     """
     ReportReception: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ReportReceptionRequest, _ingest_service_pb2.ReportReceptionResponse]
-    """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds."""
+    """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds.
+    INVALID_ARGUMENT: the edge has no name, or a figure is negative; UNAVAILABLE: try again.
+    """
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
-    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought."""
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Ingest: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.IngestRequest, _ingest_service_pb2.IngestResponse]  # type: ignore[assignment]
@@ -50,10 +58,15 @@ class IngestServiceAsyncStub(IngestServiceStub):
     INVALID_ARGUMENT: an event's key, page or lane is malformed; RESOURCE_EXHAUSTED: too much waits; UNAVAILABLE: cannot be stored now. Safe to repeat.
     """
     ReportReception: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ReportReceptionRequest, _ingest_service_pb2.ReportReceptionResponse]  # type: ignore[assignment]
-    """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds."""
+    """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds.
+    INVALID_ARGUMENT: the edge has no name, or a figure is negative; UNAVAILABLE: try again.
+    """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought."""
+    """IngestService takes what happened: signed deliveries from the edge, and from sync what a repair found that no webhook had brought.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def Ingest(
@@ -71,6 +84,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ReportReceptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ReportReceptionResponse, _abc.Awaitable[_ingest_service_pb2.ReportReceptionResponse]]:
-        """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds."""
+        """Tells that an edge is there, and what it had to turn away: where webhooks may be missing, a gap is noted for every page and repaired. Each edge calls it every few seconds.
+        INVALID_ARGUMENT: the edge has no name, or a figure is negative; UNAVAILABLE: try again.
+        """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

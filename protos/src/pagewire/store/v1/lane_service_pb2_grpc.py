@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class LaneServiceStub:
     """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -54,17 +56,20 @@ class LaneServiceStub:
 
 class LaneServiceServicer:
     """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def ClaimLanes(self, request, context):
-        """Leases lanes that have pending events, and hands out their first ones; waits for one. UNAVAILABLE: try again.
+        """Leases lanes that have pending events, and hands out their first ones; waits for one.
+        INVALID_ARGUMENT: owner or max_events; UNAVAILABLE: try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExtendLeases(self, request, context):
-        """Prolongs leases whose epoch is still the lane's. Answers which are not.
+        """Prolongs leases whose epoch is still the lane's. Answers which are not. UNAVAILABLE: try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +77,8 @@ class LaneServiceServicer:
 
     def CommitDecisions(self, request, context):
         """Commits what was decided, each lane whole or not at all. A lane whose epoch has passed is answered FENCED; an event decided already
-        gets its first answer. Safe to repeat.
+        gets its first answer. INVALID_ARGUMENT: a lane is named twice, an event has no result, or they are not the first pending ones of
+        their lane; UNAVAILABLE: nobody knows whether it is committed. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +112,8 @@ def add_LaneServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LaneService:
     """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

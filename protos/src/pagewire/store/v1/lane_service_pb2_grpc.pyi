@@ -27,37 +27,52 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LaneServiceStub:
-    """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone."""
+    """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LaneServiceAsyncStub: ...
     ClaimLanes: _grpc.UnaryUnaryMultiCallable[_lane_service_pb2.ClaimLanesRequest, _lane_service_pb2.ClaimLanesResponse]
-    """Leases lanes that have pending events, and hands out their first ones; waits for one. UNAVAILABLE: try again."""
+    """Leases lanes that have pending events, and hands out their first ones; waits for one.
+    INVALID_ARGUMENT: owner or max_events; UNAVAILABLE: try again.
+    """
     ExtendLeases: _grpc.UnaryUnaryMultiCallable[_lane_service_pb2.ExtendLeasesRequest, _lane_service_pb2.ExtendLeasesResponse]
-    """Prolongs leases whose epoch is still the lane's. Answers which are not."""
+    """Prolongs leases whose epoch is still the lane's. Answers which are not. UNAVAILABLE: try again."""
     CommitDecisions: _grpc.UnaryUnaryMultiCallable[_lane_service_pb2.CommitDecisionsRequest, _lane_service_pb2.CommitDecisionsResponse]
     """Commits what was decided, each lane whole or not at all. A lane whose epoch has passed is answered FENCED; an event decided already
-    gets its first answer. Safe to repeat.
+    gets its first answer. INVALID_ARGUMENT: a lane is named twice, an event has no result, or they are not the first pending ones of
+    their lane; UNAVAILABLE: nobody knows whether it is committed. Safe to repeat.
     """
 
 @_typing.type_check_only
 class LaneServiceAsyncStub(LaneServiceStub):
-    """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone."""
+    """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ClaimLanes: _aio.UnaryUnaryMultiCallable[_lane_service_pb2.ClaimLanesRequest, _lane_service_pb2.ClaimLanesResponse]  # type: ignore[assignment]
-    """Leases lanes that have pending events, and hands out their first ones; waits for one. UNAVAILABLE: try again."""
+    """Leases lanes that have pending events, and hands out their first ones; waits for one.
+    INVALID_ARGUMENT: owner or max_events; UNAVAILABLE: try again.
+    """
     ExtendLeases: _aio.UnaryUnaryMultiCallable[_lane_service_pb2.ExtendLeasesRequest, _lane_service_pb2.ExtendLeasesResponse]  # type: ignore[assignment]
-    """Prolongs leases whose epoch is still the lane's. Answers which are not."""
+    """Prolongs leases whose epoch is still the lane's. Answers which are not. UNAVAILABLE: try again."""
     CommitDecisions: _aio.UnaryUnaryMultiCallable[_lane_service_pb2.CommitDecisionsRequest, _lane_service_pb2.CommitDecisionsResponse]  # type: ignore[assignment]
     """Commits what was decided, each lane whole or not at all. A lane whose epoch has passed is answered FENCED; an event decided already
-    gets its first answer. Safe to repeat.
+    gets its first answer. INVALID_ARGUMENT: a lane is named twice, an event has no result, or they are not the first pending ones of
+    their lane; UNAVAILABLE: nobody knows whether it is committed. Safe to repeat.
     """
 
 class LaneServiceServicer(metaclass=_abc_1.ABCMeta):
-    """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone."""
+    """LaneService is how dispatchers take events, one lane at a time and in order. For the dispatcher alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def ClaimLanes(
@@ -65,7 +80,9 @@ class LaneServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lane_service_pb2.ClaimLanesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lane_service_pb2.ClaimLanesResponse, _abc.Awaitable[_lane_service_pb2.ClaimLanesResponse]]:
-        """Leases lanes that have pending events, and hands out their first ones; waits for one. UNAVAILABLE: try again."""
+        """Leases lanes that have pending events, and hands out their first ones; waits for one.
+        INVALID_ARGUMENT: owner or max_events; UNAVAILABLE: try again.
+        """
 
     @_abc_1.abstractmethod
     def ExtendLeases(
@@ -73,7 +90,7 @@ class LaneServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lane_service_pb2.ExtendLeasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lane_service_pb2.ExtendLeasesResponse, _abc.Awaitable[_lane_service_pb2.ExtendLeasesResponse]]:
-        """Prolongs leases whose epoch is still the lane's. Answers which are not."""
+        """Prolongs leases whose epoch is still the lane's. Answers which are not. UNAVAILABLE: try again."""
 
     @_abc_1.abstractmethod
     def CommitDecisions(
@@ -82,7 +99,8 @@ class LaneServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_lane_service_pb2.CommitDecisionsResponse, _abc.Awaitable[_lane_service_pb2.CommitDecisionsResponse]]:
         """Commits what was decided, each lane whole or not at all. A lane whose epoch has passed is answered FENCED; an event decided already
-        gets its first answer. Safe to repeat.
+        gets its first answer. INVALID_ARGUMENT: a lane is named twice, an event has no result, or they are not the first pending ones of
+        their lane; UNAVAILABLE: nobody knows whether it is committed. Safe to repeat.
         """
 
 def add_LaneServiceServicer_to_server(servicer: LaneServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

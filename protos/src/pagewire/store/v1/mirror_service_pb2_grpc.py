@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class MirrorServiceStub:
     """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -64,18 +66,21 @@ class MirrorServiceStub:
 
 class MirrorServiceServicer:
     """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def UpsertHistory(self, request, context):
         """Stores rows of one page in chunks, each chunk whole or not at all; rows that are stored already as they are cost no write, archived ones are left alone, and nothing moves backwards.
-        NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: too many rows; UNAVAILABLE: some chunks may be stored. Safe to repeat.
+        NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: too many rows, or no read_time; UNAVAILABLE: some chunks may be stored. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamHistory(self, request_iterator, context):
-        """The same for more rows than a message holds: an answer a request, in order.
+        """The same for more rows than a message holds: an answer a request, in order; what was answered is stored, whatever comes after.
+        NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: a request has too many rows, or no read_time; UNAVAILABLE. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,14 +94,14 @@ class MirrorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListNameless(self, request, context):
-        """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most.
+        """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most. INVALID_ARGUMENT: max_people.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordNames(self, request, context):
-        """Writes names down.
+        """Writes names down. INVALID_ARGUMENT: too many. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +145,8 @@ def add_MirrorServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class MirrorService:
     """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MirrorServiceStub:
-    """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane."""
+    """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,37 +38,47 @@ class MirrorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> MirrorServiceAsyncStub: ...
     UpsertHistory: _grpc.UnaryUnaryMultiCallable[_mirror_service_pb2.UpsertHistoryRequest, _mirror_service_pb2.UpsertHistoryResponse]
     """Stores rows of one page in chunks, each chunk whole or not at all; rows that are stored already as they are cost no write, archived ones are left alone, and nothing moves backwards.
-    NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: too many rows; UNAVAILABLE: some chunks may be stored. Safe to repeat.
+    NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: too many rows, or no read_time; UNAVAILABLE: some chunks may be stored. Safe to repeat.
     """
     StreamHistory: _grpc.StreamStreamMultiCallable[_mirror_service_pb2.StreamHistoryRequest, _mirror_service_pb2.StreamHistoryResponse]
-    """The same for more rows than a message holds: an answer a request, in order."""
+    """The same for more rows than a message holds: an answer a request, in order; what was answered is stored, whatever comes after.
+    NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: a request has too many rows, or no read_time; UNAVAILABLE. Safe to repeat.
+    """
     ListThreads: _grpc.UnaryUnaryMultiCallable[_mirror_service_pb2.ListThreadsRequest, _mirror_service_pb2.ListThreadsResponse]
     """Lists the threads that are stored of a page, newest first: for a page whose own list Graph does not give. INVALID_ARGUMENT."""
     ListNameless: _grpc.UnaryUnaryMultiCallable[_mirror_service_pb2.ListNamelessRequest, _mirror_service_pb2.ListNamelessResponse]
-    """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
+    """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most. INVALID_ARGUMENT: max_people."""
     RecordNames: _grpc.UnaryUnaryMultiCallable[_mirror_service_pb2.RecordNamesRequest, _mirror_service_pb2.RecordNamesResponse]
-    """Writes names down."""
+    """Writes names down. INVALID_ARGUMENT: too many. Safe to repeat."""
 
 @_typing.type_check_only
 class MirrorServiceAsyncStub(MirrorServiceStub):
-    """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane."""
+    """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UpsertHistory: _aio.UnaryUnaryMultiCallable[_mirror_service_pb2.UpsertHistoryRequest, _mirror_service_pb2.UpsertHistoryResponse]  # type: ignore[assignment]
     """Stores rows of one page in chunks, each chunk whole or not at all; rows that are stored already as they are cost no write, archived ones are left alone, and nothing moves backwards.
-    NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: too many rows; UNAVAILABLE: some chunks may be stored. Safe to repeat.
+    NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: too many rows, or no read_time; UNAVAILABLE: some chunks may be stored. Safe to repeat.
     """
     StreamHistory: _aio.StreamStreamMultiCallable[_mirror_service_pb2.StreamHistoryRequest, _mirror_service_pb2.StreamHistoryResponse]  # type: ignore[assignment]
-    """The same for more rows than a message holds: an answer a request, in order."""
+    """The same for more rows than a message holds: an answer a request, in order; what was answered is stored, whatever comes after.
+    NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: a request has too many rows, or no read_time; UNAVAILABLE. Safe to repeat.
+    """
     ListThreads: _aio.UnaryUnaryMultiCallable[_mirror_service_pb2.ListThreadsRequest, _mirror_service_pb2.ListThreadsResponse]  # type: ignore[assignment]
     """Lists the threads that are stored of a page, newest first: for a page whose own list Graph does not give. INVALID_ARGUMENT."""
     ListNameless: _aio.UnaryUnaryMultiCallable[_mirror_service_pb2.ListNamelessRequest, _mirror_service_pb2.ListNamelessResponse]  # type: ignore[assignment]
-    """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
+    """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most. INVALID_ARGUMENT: max_people."""
     RecordNames: _aio.UnaryUnaryMultiCallable[_mirror_service_pb2.RecordNamesRequest, _mirror_service_pb2.RecordNamesResponse]  # type: ignore[assignment]
-    """Writes names down."""
+    """Writes names down. INVALID_ARGUMENT: too many. Safe to repeat."""
 
 class MirrorServiceServicer(metaclass=_abc_1.ABCMeta):
-    """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane."""
+    """MirrorService takes what was read from Graph: history, names, labels. For sync alone. It fires no rule, makes no event and touches no lane.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def UpsertHistory(
@@ -74,7 +87,7 @@ class MirrorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_mirror_service_pb2.UpsertHistoryResponse, _abc.Awaitable[_mirror_service_pb2.UpsertHistoryResponse]]:
         """Stores rows of one page in chunks, each chunk whole or not at all; rows that are stored already as they are cost no write, archived ones are left alone, and nothing moves backwards.
-        NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: too many rows; UNAVAILABLE: some chunks may be stored. Safe to repeat.
+        NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: too many rows, or no read_time; UNAVAILABLE: some chunks may be stored. Safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -83,7 +96,9 @@ class MirrorServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_mirror_service_pb2.StreamHistoryRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_mirror_service_pb2.StreamHistoryResponse], _abc.AsyncIterator[_mirror_service_pb2.StreamHistoryResponse]]:
-        """The same for more rows than a message holds: an answer a request, in order."""
+        """The same for more rows than a message holds: an answer a request, in order; what was answered is stored, whatever comes after.
+        NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT: a request has too many rows, or no read_time; UNAVAILABLE. Safe to repeat.
+        """
 
     @_abc_1.abstractmethod
     def ListThreads(
@@ -99,7 +114,7 @@ class MirrorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mirror_service_pb2.ListNamelessRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mirror_service_pb2.ListNamelessResponse, _abc.Awaitable[_mirror_service_pb2.ListNamelessResponse]]:
-        """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most."""
+        """Lists people who wrote by webhook and whose names are not known, the ones waiting longest first; each is handed out once an hour at most. INVALID_ARGUMENT: max_people."""
 
     @_abc_1.abstractmethod
     def RecordNames(
@@ -107,6 +122,6 @@ class MirrorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mirror_service_pb2.RecordNamesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mirror_service_pb2.RecordNamesResponse, _abc.Awaitable[_mirror_service_pb2.RecordNamesResponse]]:
-        """Writes names down."""
+        """Writes names down. INVALID_ARGUMENT: too many. Safe to repeat."""
 
 def add_MirrorServiceServicer_to_server(servicer: MirrorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

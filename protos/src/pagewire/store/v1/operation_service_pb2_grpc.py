@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class OperationServiceStub:
     """OperationService is what operators see and mend. What changes something is written into the audit, with the caller.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -84,6 +86,8 @@ class OperationServiceStub:
 
 class OperationServiceServicer:
     """OperationService is what operators see and mend. What changes something is written into the audit, with the caller.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def ListDecisions(self, request, context):
@@ -115,7 +119,7 @@ class OperationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClaimReplays(self, request, context):
-        """Hands out bodies to be read again; waits for one. For the dispatcher. UNAVAILABLE: try again.
+        """Hands out bodies to be read again; waits for one. For the dispatcher. INVALID_ARGUMENT: max_replays; UNAVAILABLE: try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,14 +141,14 @@ class OperationServiceServicer:
 
     def SettleParked(self, request, context):
         """Ends a parked event or reply as a person found it.
-        INVALID_ARGUMENT: an event cannot have been sent. NOT_FOUND, PARKED_UNKNOWN.
+        INVALID_ARGUMENT: it is not said how, or an event cannot have been sent; NOT_FOUND, PARKED_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """Tells how things stand. Always answers, also where PostgreSQL does not.
+        """Tells how things stand. OK also where PostgreSQL does not answer: `database` says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +212,8 @@ def add_OperationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class OperationService:
     """OperationService is what operators see and mend. What changes something is written into the audit, with the caller.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

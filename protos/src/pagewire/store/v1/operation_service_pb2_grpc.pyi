@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperationServiceStub:
-    """OperationService is what operators see and mend. What changes something is written into the audit, with the caller."""
+    """OperationService is what operators see and mend. What changes something is written into the audit, with the caller.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,21 +45,24 @@ class OperationServiceStub:
     ReplayQuarantined: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.ReplayQuarantinedRequest, _operation_service_pb2.ReplayQuarantinedResponse]
     """Has some, with all else of their bodies, read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN."""
     ClaimReplays: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.ClaimReplaysRequest, _operation_service_pb2.ClaimReplaysResponse]
-    """Hands out bodies to be read again; waits for one. For the dispatcher. UNAVAILABLE: try again."""
+    """Hands out bodies to be read again; waits for one. For the dispatcher. INVALID_ARGUMENT: max_replays; UNAVAILABLE: try again."""
     ListParked: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.ListParkedRequest, _operation_service_pb2.ListParkedResponse]
     """Lists events and replies that wait for a person, newest first. INVALID_ARGUMENT."""
     RetryParked: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.RetryParkedRequest, _operation_service_pb2.RetryParkedResponse]
     """Puts a parked event or reply back, at the end of its lane. NOT_FOUND, PARKED_UNKNOWN."""
     SettleParked: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.SettleParkedRequest, _operation_service_pb2.SettleParkedResponse]
     """Ends a parked event or reply as a person found it.
-    INVALID_ARGUMENT: an event cannot have been sent. NOT_FOUND, PARKED_UNKNOWN.
+    INVALID_ARGUMENT: it is not said how, or an event cannot have been sent; NOT_FOUND, PARKED_UNKNOWN.
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_operation_service_pb2.GetStatusRequest, _operation_service_pb2.GetStatusResponse]
-    """Tells how things stand. Always answers, also where PostgreSQL does not."""
+    """Tells how things stand. OK also where PostgreSQL does not answer: `database` says so."""
 
 @_typing.type_check_only
 class OperationServiceAsyncStub(OperationServiceStub):
-    """OperationService is what operators see and mend. What changes something is written into the audit, with the caller."""
+    """OperationService is what operators see and mend. What changes something is written into the audit, with the caller.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDecisions: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.ListDecisionsRequest, _operation_service_pb2.ListDecisionsResponse]  # type: ignore[assignment]
@@ -68,20 +74,23 @@ class OperationServiceAsyncStub(OperationServiceStub):
     ReplayQuarantined: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.ReplayQuarantinedRequest, _operation_service_pb2.ReplayQuarantinedResponse]  # type: ignore[assignment]
     """Has some, with all else of their bodies, read again by the reader of today. NOT_FOUND, QUARANTINED_UNKNOWN."""
     ClaimReplays: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.ClaimReplaysRequest, _operation_service_pb2.ClaimReplaysResponse]  # type: ignore[assignment]
-    """Hands out bodies to be read again; waits for one. For the dispatcher. UNAVAILABLE: try again."""
+    """Hands out bodies to be read again; waits for one. For the dispatcher. INVALID_ARGUMENT: max_replays; UNAVAILABLE: try again."""
     ListParked: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.ListParkedRequest, _operation_service_pb2.ListParkedResponse]  # type: ignore[assignment]
     """Lists events and replies that wait for a person, newest first. INVALID_ARGUMENT."""
     RetryParked: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.RetryParkedRequest, _operation_service_pb2.RetryParkedResponse]  # type: ignore[assignment]
     """Puts a parked event or reply back, at the end of its lane. NOT_FOUND, PARKED_UNKNOWN."""
     SettleParked: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.SettleParkedRequest, _operation_service_pb2.SettleParkedResponse]  # type: ignore[assignment]
     """Ends a parked event or reply as a person found it.
-    INVALID_ARGUMENT: an event cannot have been sent. NOT_FOUND, PARKED_UNKNOWN.
+    INVALID_ARGUMENT: it is not said how, or an event cannot have been sent; NOT_FOUND, PARKED_UNKNOWN.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_operation_service_pb2.GetStatusRequest, _operation_service_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """Tells how things stand. Always answers, also where PostgreSQL does not."""
+    """Tells how things stand. OK also where PostgreSQL does not answer: `database` says so."""
 
 class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """OperationService is what operators see and mend. What changes something is written into the audit, with the caller."""
+    """OperationService is what operators see and mend. What changes something is written into the audit, with the caller.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def ListDecisions(
@@ -121,7 +130,7 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_service_pb2.ClaimReplaysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_service_pb2.ClaimReplaysResponse, _abc.Awaitable[_operation_service_pb2.ClaimReplaysResponse]]:
-        """Hands out bodies to be read again; waits for one. For the dispatcher. UNAVAILABLE: try again."""
+        """Hands out bodies to be read again; waits for one. For the dispatcher. INVALID_ARGUMENT: max_replays; UNAVAILABLE: try again."""
 
     @_abc_1.abstractmethod
     def ListParked(
@@ -146,7 +155,7 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operation_service_pb2.SettleParkedResponse, _abc.Awaitable[_operation_service_pb2.SettleParkedResponse]]:
         """Ends a parked event or reply as a person found it.
-        INVALID_ARGUMENT: an event cannot have been sent. NOT_FOUND, PARKED_UNKNOWN.
+        INVALID_ARGUMENT: it is not said how, or an event cannot have been sent; NOT_FOUND, PARKED_UNKNOWN.
         """
 
     @_abc_1.abstractmethod
@@ -155,6 +164,6 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_service_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_service_pb2.GetStatusResponse, _abc.Awaitable[_operation_service_pb2.GetStatusResponse]]:
-        """Tells how things stand. Always answers, also where PostgreSQL does not."""
+        """Tells how things stand. OK also where PostgreSQL does not answer: `database` says so."""
 
 def add_OperationServiceServicer_to_server(servicer: OperationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class OutboxServiceStub:
     """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -74,11 +76,14 @@ class OutboxServiceStub:
 
 class OutboxServiceServicer:
     """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def EnqueueReply(self, request, context):
         """Puts a reply of a person or a service in; the same client_key and content gets the same reply. Creates the lane where there is none.
-        NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED: other content under the key. Safe to repeat.
+        INVALID_ARGUMENT names the field; NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN, COMMENT_UNKNOWN; FAILED_PRECONDITION, PAGE_DISCONNECTED;
+        ALREADY_EXISTS, CLIENT_KEY_REUSED: other content under the key. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,28 +104,30 @@ class OutboxServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClaimReplies(self, request, context):
-        """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one. UNAVAILABLE: try again.
+        """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one.
+        INVALID_ARGUMENT: owner or max_replies; UNAVAILABLE: try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordOutcomes(self, request, context):
-        """Writes down how attempts ended. Accepted by tag at any time; an acceptance is final. Safe to repeat.
+        """Writes down how attempts ended. Accepted by tag at any time; an acceptance is final. INVALID_ARGUMENT: one has no verdict. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClaimReadBacks(self, request, context):
-        """Hands out uncertain replies that are due to be looked for at Graph; waits for one. UNAVAILABLE: try again.
+        """Hands out uncertain replies that are due to be looked for at Graph; waits for one.
+        INVALID_ARGUMENT: owner or max_replies; UNAVAILABLE: try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordReadBacks(self, request, context):
-        """Writes down what looking found. Safe to repeat.
+        """Writes down what looking found. INVALID_ARGUMENT: one has no result. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +181,8 @@ def add_OutboxServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class OutboxService:
     """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OutboxServiceStub:
-    """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators."""
+    """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,45 +38,61 @@ class OutboxServiceStub:
     def __new__(cls, channel: _aio.Channel) -> OutboxServiceAsyncStub: ...
     EnqueueReply: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.EnqueueReplyRequest, _outbox_service_pb2.EnqueueReplyResponse]
     """Puts a reply of a person or a service in; the same client_key and content gets the same reply. Creates the lane where there is none.
-    NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED: other content under the key. Safe to repeat.
+    INVALID_ARGUMENT names the field; NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN, COMMENT_UNKNOWN; FAILED_PRECONDITION, PAGE_DISCONNECTED;
+    ALREADY_EXISTS, CLIENT_KEY_REUSED: other content under the key. Safe to repeat.
     """
     GetReply: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.GetReplyRequest, _outbox_service_pb2.GetReplyResponse]
     """Gets a reply. NOT_FOUND, REPLY_UNKNOWN."""
     GetLastHiding: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.GetLastHidingRequest, _outbox_service_pb2.GetLastHidingResponse]
     """Gets what a comment was last to be, hidden or shown, whoever asked for it. NOT_FOUND, COMMENT_UNKNOWN."""
     ClaimReplies: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.ClaimRepliesRequest, _outbox_service_pb2.ClaimRepliesResponse]
-    """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one. UNAVAILABLE: try again."""
+    """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one.
+    INVALID_ARGUMENT: owner or max_replies; UNAVAILABLE: try again.
+    """
     RecordOutcomes: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.RecordOutcomesRequest, _outbox_service_pb2.RecordOutcomesResponse]
-    """Writes down how attempts ended. Accepted by tag at any time; an acceptance is final. Safe to repeat."""
+    """Writes down how attempts ended. Accepted by tag at any time; an acceptance is final. INVALID_ARGUMENT: one has no verdict. Safe to repeat."""
     ClaimReadBacks: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.ClaimReadBacksRequest, _outbox_service_pb2.ClaimReadBacksResponse]
-    """Hands out uncertain replies that are due to be looked for at Graph; waits for one. UNAVAILABLE: try again."""
+    """Hands out uncertain replies that are due to be looked for at Graph; waits for one.
+    INVALID_ARGUMENT: owner or max_replies; UNAVAILABLE: try again.
+    """
     RecordReadBacks: _grpc.UnaryUnaryMultiCallable[_outbox_service_pb2.RecordReadBacksRequest, _outbox_service_pb2.RecordReadBacksResponse]
-    """Writes down what looking found. Safe to repeat."""
+    """Writes down what looking found. INVALID_ARGUMENT: one has no result. Safe to repeat."""
 
 @_typing.type_check_only
 class OutboxServiceAsyncStub(OutboxServiceStub):
-    """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators."""
+    """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnqueueReply: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.EnqueueReplyRequest, _outbox_service_pb2.EnqueueReplyResponse]  # type: ignore[assignment]
     """Puts a reply of a person or a service in; the same client_key and content gets the same reply. Creates the lane where there is none.
-    NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED: other content under the key. Safe to repeat.
+    INVALID_ARGUMENT names the field; NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN, COMMENT_UNKNOWN; FAILED_PRECONDITION, PAGE_DISCONNECTED;
+    ALREADY_EXISTS, CLIENT_KEY_REUSED: other content under the key. Safe to repeat.
     """
     GetReply: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.GetReplyRequest, _outbox_service_pb2.GetReplyResponse]  # type: ignore[assignment]
     """Gets a reply. NOT_FOUND, REPLY_UNKNOWN."""
     GetLastHiding: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.GetLastHidingRequest, _outbox_service_pb2.GetLastHidingResponse]  # type: ignore[assignment]
     """Gets what a comment was last to be, hidden or shown, whoever asked for it. NOT_FOUND, COMMENT_UNKNOWN."""
     ClaimReplies: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ClaimRepliesRequest, _outbox_service_pb2.ClaimRepliesResponse]  # type: ignore[assignment]
-    """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one. UNAVAILABLE: try again."""
+    """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one.
+    INVALID_ARGUMENT: owner or max_replies; UNAVAILABLE: try again.
+    """
     RecordOutcomes: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.RecordOutcomesRequest, _outbox_service_pb2.RecordOutcomesResponse]  # type: ignore[assignment]
-    """Writes down how attempts ended. Accepted by tag at any time; an acceptance is final. Safe to repeat."""
+    """Writes down how attempts ended. Accepted by tag at any time; an acceptance is final. INVALID_ARGUMENT: one has no verdict. Safe to repeat."""
     ClaimReadBacks: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ClaimReadBacksRequest, _outbox_service_pb2.ClaimReadBacksResponse]  # type: ignore[assignment]
-    """Hands out uncertain replies that are due to be looked for at Graph; waits for one. UNAVAILABLE: try again."""
+    """Hands out uncertain replies that are due to be looked for at Graph; waits for one.
+    INVALID_ARGUMENT: owner or max_replies; UNAVAILABLE: try again.
+    """
     RecordReadBacks: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.RecordReadBacksRequest, _outbox_service_pb2.RecordReadBacksResponse]  # type: ignore[assignment]
-    """Writes down what looking found. Safe to repeat."""
+    """Writes down what looking found. INVALID_ARGUMENT: one has no result. Safe to repeat."""
 
 class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
-    """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators."""
+    """OutboxService is how replies are put in and how sync takes them out. For sync; parked rows for operators.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def EnqueueReply(
@@ -82,7 +101,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_outbox_service_pb2.EnqueueReplyResponse, _abc.Awaitable[_outbox_service_pb2.EnqueueReplyResponse]]:
         """Puts a reply of a person or a service in; the same client_key and content gets the same reply. Creates the lane where there is none.
-        NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED: other content under the key. Safe to repeat.
+        INVALID_ARGUMENT names the field; NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN, COMMENT_UNKNOWN; FAILED_PRECONDITION, PAGE_DISCONNECTED;
+        ALREADY_EXISTS, CLIENT_KEY_REUSED: other content under the key. Safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -107,7 +127,9 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outbox_service_pb2.ClaimRepliesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outbox_service_pb2.ClaimRepliesResponse, _abc.Awaitable[_outbox_service_pb2.ClaimRepliesResponse]]:
-        """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one. UNAVAILABLE: try again."""
+        """Marks the first ready reply of some lanes SENDING, each with a fresh tag, and hands them out; waits for one.
+        INVALID_ARGUMENT: owner or max_replies; UNAVAILABLE: try again.
+        """
 
     @_abc_1.abstractmethod
     def RecordOutcomes(
@@ -115,7 +137,7 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outbox_service_pb2.RecordOutcomesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outbox_service_pb2.RecordOutcomesResponse, _abc.Awaitable[_outbox_service_pb2.RecordOutcomesResponse]]:
-        """Writes down how attempts ended. Accepted by tag at any time; an acceptance is final. Safe to repeat."""
+        """Writes down how attempts ended. Accepted by tag at any time; an acceptance is final. INVALID_ARGUMENT: one has no verdict. Safe to repeat."""
 
     @_abc_1.abstractmethod
     def ClaimReadBacks(
@@ -123,7 +145,9 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outbox_service_pb2.ClaimReadBacksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outbox_service_pb2.ClaimReadBacksResponse, _abc.Awaitable[_outbox_service_pb2.ClaimReadBacksResponse]]:
-        """Hands out uncertain replies that are due to be looked for at Graph; waits for one. UNAVAILABLE: try again."""
+        """Hands out uncertain replies that are due to be looked for at Graph; waits for one.
+        INVALID_ARGUMENT: owner or max_replies; UNAVAILABLE: try again.
+        """
 
     @_abc_1.abstractmethod
     def RecordReadBacks(
@@ -131,6 +155,6 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outbox_service_pb2.RecordReadBacksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outbox_service_pb2.RecordReadBacksResponse, _abc.Awaitable[_outbox_service_pb2.RecordReadBacksResponse]]:
-        """Writes down what looking found. Safe to repeat."""
+        """Writes down what looking found. INVALID_ARGUMENT: one has no result. Safe to repeat."""
 
 def add_OutboxServiceServicer_to_server(servicer: OutboxServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class PageCareServiceStub:
     """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -59,10 +61,12 @@ class PageCareServiceStub:
 
 class PageCareServiceServicer:
     """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def ClaimPageChecks(self, request, context):
-        """Hands out pages whose check is due, each to one caller for the lease; waits for one. UNAVAILABLE: try again.
+        """Hands out pages whose check is due, each to one caller for the lease; waits for one. INVALID_ARGUMENT: max_pages; UNAVAILABLE: try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +87,7 @@ class PageCareServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPageCredentials(self, request, context):
-        """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN.
+        """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_UNREADABLE: none of the store's keys opens it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,6 +126,8 @@ def add_PageCareServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class PageCareService:
     """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

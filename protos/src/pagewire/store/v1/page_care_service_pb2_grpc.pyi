@@ -27,37 +27,46 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PageCareServiceStub:
-    """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone."""
+    """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PageCareServiceAsyncStub: ...
     ClaimPageChecks: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.ClaimPageChecksRequest, _page_care_service_pb2.ClaimPageChecksResponse]
-    """Hands out pages whose check is due, each to one caller for the lease; waits for one. UNAVAILABLE: try again."""
+    """Hands out pages whose check is due, each to one caller for the lease; waits for one. INVALID_ARGUMENT: max_pages; UNAVAILABLE: try again."""
     RecordPageCheck: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.RecordPageCheckRequest, _page_care_service_pb2.RecordPageCheckResponse]
     """Writes down what a check found, or that Graph has refused the token meanwhile. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT."""
     ReplaceToken: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.ReplaceTokenRequest, _page_care_service_pb2.ReplaceTokenResponse]
     """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: another token is stored since; INVALID_ARGUMENT."""
     GetPageCredentials: _grpc.UnaryUnaryMultiCallable[_page_care_service_pb2.GetPageCredentialsRequest, _page_care_service_pb2.GetPageCredentialsResponse]
-    """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN."""
+    """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_UNREADABLE: none of the store's keys opens it."""
 
 @_typing.type_check_only
 class PageCareServiceAsyncStub(PageCareServiceStub):
-    """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone."""
+    """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ClaimPageChecks: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.ClaimPageChecksRequest, _page_care_service_pb2.ClaimPageChecksResponse]  # type: ignore[assignment]
-    """Hands out pages whose check is due, each to one caller for the lease; waits for one. UNAVAILABLE: try again."""
+    """Hands out pages whose check is due, each to one caller for the lease; waits for one. INVALID_ARGUMENT: max_pages; UNAVAILABLE: try again."""
     RecordPageCheck: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.RecordPageCheckRequest, _page_care_service_pb2.RecordPageCheckResponse]  # type: ignore[assignment]
     """Writes down what a check found, or that Graph has refused the token meanwhile. NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT."""
     ReplaceToken: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.ReplaceTokenRequest, _page_care_service_pb2.ReplaceTokenResponse]  # type: ignore[assignment]
     """Puts a refreshed token in the place of the one that it was made from. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_REPLACED: another token is stored since; INVALID_ARGUMENT."""
     GetPageCredentials: _aio.UnaryUnaryMultiCallable[_page_care_service_pb2.GetPageCredentialsRequest, _page_care_service_pb2.GetPageCredentialsResponse]  # type: ignore[assignment]
-    """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN."""
+    """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_UNREADABLE: none of the store's keys opens it."""
 
 class PageCareServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone."""
+    """PageCareService is how sync keeps pages subscribed and reads their tokens. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def ClaimPageChecks(
@@ -65,7 +74,7 @@ class PageCareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _page_care_service_pb2.ClaimPageChecksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_page_care_service_pb2.ClaimPageChecksResponse, _abc.Awaitable[_page_care_service_pb2.ClaimPageChecksResponse]]:
-        """Hands out pages whose check is due, each to one caller for the lease; waits for one. UNAVAILABLE: try again."""
+        """Hands out pages whose check is due, each to one caller for the lease; waits for one. INVALID_ARGUMENT: max_pages; UNAVAILABLE: try again."""
 
     @_abc_1.abstractmethod
     def RecordPageCheck(
@@ -89,6 +98,6 @@ class PageCareServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _page_care_service_pb2.GetPageCredentialsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_page_care_service_pb2.GetPageCredentialsResponse, _abc.Awaitable[_page_care_service_pb2.GetPageCredentialsResponse]]:
-        """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN."""
+        """Gets a page's token. NOT_FOUND, PAGE_UNKNOWN; FAILED_PRECONDITION, TOKEN_UNREADABLE: none of the store's keys opens it."""
 
 def add_PageCareServiceServicer_to_server(servicer: PageCareServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

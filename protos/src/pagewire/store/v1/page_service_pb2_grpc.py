@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class PageServiceStub:
     """PageService connects pages and shows them. No answer ever carries a token.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -59,6 +61,8 @@ class PageServiceStub:
 
 class PageServiceServicer:
     """PageService connects pages and shows them. No answer ever carries a token.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def ConnectPage(self, request, context):
@@ -124,6 +128,8 @@ def add_PageServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class PageService:
     """PageService connects pages and shows them. No answer ever carries a token.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PageServiceStub:
-    """PageService connects pages and shows them. No answer ever carries a token."""
+    """PageService connects pages and shows them. No answer ever carries a token.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,7 +50,10 @@ class PageServiceStub:
 
 @_typing.type_check_only
 class PageServiceAsyncStub(PageServiceStub):
-    """PageService connects pages and shows them. No answer ever carries a token."""
+    """PageService connects pages and shows them. No answer ever carries a token.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ConnectPage: _aio.UnaryUnaryMultiCallable[_page_service_pb2.ConnectPageRequest, _page_service_pb2.ConnectPageResponse]  # type: ignore[assignment]
@@ -63,7 +69,10 @@ class PageServiceAsyncStub(PageServiceStub):
     """Disconnects a page: pending events end declined, replies not yet sent end failed, the token is erased, what is stored stays. NOT_FOUND, PAGE_UNKNOWN."""
 
 class PageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PageService connects pages and shows them. No answer ever carries a token."""
+    """PageService connects pages and shows them. No answer ever carries a token.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def ConnectPage(

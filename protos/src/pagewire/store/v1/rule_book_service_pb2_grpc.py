@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class RuleBookServiceStub:
     """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -69,6 +71,8 @@ class RuleBookServiceStub:
 
 class RuleBookServiceServicer:
     """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def CreateRule(self, request, context):
@@ -156,6 +160,8 @@ def add_RuleBookServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RuleBookService:
     """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

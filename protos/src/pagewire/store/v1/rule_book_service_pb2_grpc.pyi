@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RuleBookServiceStub:
-    """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first."""
+    """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -48,7 +51,10 @@ class RuleBookServiceStub:
 
 @_typing.type_check_only
 class RuleBookServiceAsyncStub(RuleBookServiceStub):
-    """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first."""
+    """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRule: _aio.UnaryUnaryMultiCallable[_rule_book_service_pb2.CreateRuleRequest, _rule_book_service_pb2.CreateRuleResponse]  # type: ignore[assignment]
@@ -65,7 +71,10 @@ class RuleBookServiceAsyncStub(RuleBookServiceStub):
     """Gets whole rule books, in parts of which each is one snapshot and no larger than a message may be. INVALID_ARGUMENT."""
 
 class RuleBookServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first."""
+    """RuleBookService keeps rules and their versions. For the rules service alone, which checks them first.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def CreateRule(

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class RunServiceStub:
     """RunService keeps the runs of history: who does which, and how far it is. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -69,6 +71,8 @@ class RunServiceStub:
 
 class RunServiceServicer:
     """RunService keeps the runs of history: who does which, and how far it is. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def StartRun(self, request, context):
@@ -100,14 +104,14 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClaimRuns(self, request, context):
-        """Hands out runs whose turn it is, each to one caller for the lease: queued ones that no earlier run of their page and kind keeps waiting, and those whose worker has died. Waits for one. UNAVAILABLE: try again.
+        """Hands out runs whose turn it is, each to one caller for the lease: queued ones that no earlier run of their page and kind keeps waiting, and those whose worker has died. Waits for one. INVALID_ARGUMENT: owner or max_runs; UNAVAILABLE: try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordRuns(self, request, context):
-        """Writes down how far runs are, or how they ended, and prolongs their leases. Safe to repeat: figures are totals.
+        """Writes down how far runs are, or how they ended, and prolongs their leases. INVALID_ARGUMENT names the field. Safe to repeat: figures are totals.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +160,8 @@ def add_RunServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RunService:
     """RunService keeps the runs of history: who does which, and how far it is. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

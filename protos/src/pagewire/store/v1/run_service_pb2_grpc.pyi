@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RunServiceStub:
-    """RunService keeps the runs of history: who does which, and how far it is. For sync alone."""
+    """RunService keeps the runs of history: who does which, and how far it is. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,13 +45,16 @@ class RunServiceStub:
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]
     """Cancels a run: a queued one at once, of one under way its worker learns by RecordRuns. NOT_FOUND, RUN_UNKNOWN."""
     ClaimRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ClaimRunsRequest, _run_service_pb2.ClaimRunsResponse]
-    """Hands out runs whose turn it is, each to one caller for the lease: queued ones that no earlier run of their page and kind keeps waiting, and those whose worker has died. Waits for one. UNAVAILABLE: try again."""
+    """Hands out runs whose turn it is, each to one caller for the lease: queued ones that no earlier run of their page and kind keeps waiting, and those whose worker has died. Waits for one. INVALID_ARGUMENT: owner or max_runs; UNAVAILABLE: try again."""
     RecordRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RecordRunsRequest, _run_service_pb2.RecordRunsResponse]
-    """Writes down how far runs are, or how they ended, and prolongs their leases. Safe to repeat: figures are totals."""
+    """Writes down how far runs are, or how they ended, and prolongs their leases. INVALID_ARGUMENT names the field. Safe to repeat: figures are totals."""
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
-    """RunService keeps the runs of history: who does which, and how far it is. For sync alone."""
+    """RunService keeps the runs of history: who does which, and how far it is. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.StartRunRequest, _run_service_pb2.StartRunResponse]  # type: ignore[assignment]
@@ -60,12 +66,15 @@ class RunServiceAsyncStub(RunServiceStub):
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Cancels a run: a queued one at once, of one under way its worker learns by RecordRuns. NOT_FOUND, RUN_UNKNOWN."""
     ClaimRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ClaimRunsRequest, _run_service_pb2.ClaimRunsResponse]  # type: ignore[assignment]
-    """Hands out runs whose turn it is, each to one caller for the lease: queued ones that no earlier run of their page and kind keeps waiting, and those whose worker has died. Waits for one. UNAVAILABLE: try again."""
+    """Hands out runs whose turn it is, each to one caller for the lease: queued ones that no earlier run of their page and kind keeps waiting, and those whose worker has died. Waits for one. INVALID_ARGUMENT: owner or max_runs; UNAVAILABLE: try again."""
     RecordRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RecordRunsRequest, _run_service_pb2.RecordRunsResponse]  # type: ignore[assignment]
-    """Writes down how far runs are, or how they ended, and prolongs their leases. Safe to repeat: figures are totals."""
+    """Writes down how far runs are, or how they ended, and prolongs their leases. INVALID_ARGUMENT names the field. Safe to repeat: figures are totals."""
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RunService keeps the runs of history: who does which, and how far it is. For sync alone."""
+    """RunService keeps the runs of history: who does which, and how far it is. For sync alone.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (PostgreSQL
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def StartRun(
@@ -105,7 +114,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.ClaimRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.ClaimRunsResponse, _abc.Awaitable[_run_service_pb2.ClaimRunsResponse]]:
-        """Hands out runs whose turn it is, each to one caller for the lease: queued ones that no earlier run of their page and kind keeps waiting, and those whose worker has died. Waits for one. UNAVAILABLE: try again."""
+        """Hands out runs whose turn it is, each to one caller for the lease: queued ones that no earlier run of their page and kind keeps waiting, and those whose worker has died. Waits for one. INVALID_ARGUMENT: owner or max_runs; UNAVAILABLE: try again."""
 
     @_abc_1.abstractmethod
     def RecordRuns(
@@ -113,6 +122,6 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.RecordRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.RecordRunsResponse, _abc.Awaitable[_run_service_pb2.RecordRunsResponse]]:
-        """Writes down how far runs are, or how they ended, and prolongs their leases. Safe to repeat: figures are totals."""
+        """Writes down how far runs are, or how they ended, and prolongs their leases. INVALID_ARGUMENT names the field. Safe to repeat: figures are totals."""
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

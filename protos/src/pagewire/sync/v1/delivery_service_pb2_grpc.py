@@ -28,6 +28,8 @@ if _version_not_supported:
 class DeliveryServiceStub:
     """DeliveryService sends on behalf of people and services. The caller's client_key makes each call idempotent: the same key with the same
     content gets the same reply, however often.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -61,32 +63,36 @@ class DeliveryServiceStub:
 class DeliveryServiceServicer:
     """DeliveryService sends on behalf of people and services. The caller's client_key makes each call idempotent: the same key with the same
     content gets the same reply, however often.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def SendMessage(self, request, context):
         """Sends a message in a conversation, in its turn; pauses automation there. INVALID_ARGUMENT names the field;
-        NOT_FOUND, CONVERSATION_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+        NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN; FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplyToComment(self, request, context):
-        """Answers below a comment. INVALID_ARGUMENT; NOT_FOUND, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+        """Answers below a comment. INVALID_ARGUMENT names the field; NOT_FOUND, COMMENT_UNKNOWN;
+        FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HideComment(self, request, context):
-        """Hides a comment or shows it again. NOT_FOUND, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+        """Hides a comment or shows it again. INVALID_ARGUMENT names the field; NOT_FOUND, COMMENT_UNKNOWN;
+        FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetReply(self, request, context):
-        """Gets a reply. NOT_FOUND, REPLY_UNKNOWN.
+        """Gets a reply. INVALID_ARGUMENT: reply_id; NOT_FOUND, REPLY_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +132,8 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
 class DeliveryService:
     """DeliveryService sends on behalf of people and services. The caller's client_key makes each call idempotent: the same key with the same
     content gets the same reply, however often.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

@@ -29,6 +29,8 @@ GRPC_VERSION: str
 class DeliveryServiceStub:
     """DeliveryService sends on behalf of people and services. The caller's client_key makes each call idempotent: the same key with the same
     content gets the same reply, however often.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @_typing.overload
@@ -37,36 +39,48 @@ class DeliveryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DeliveryServiceAsyncStub: ...
     SendMessage: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.SendMessageRequest, _delivery_service_pb2.SendMessageResponse]
     """Sends a message in a conversation, in its turn; pauses automation there. INVALID_ARGUMENT names the field;
-    NOT_FOUND, CONVERSATION_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+    NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN; FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
     """
     ReplyToComment: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.ReplyToCommentRequest, _delivery_service_pb2.ReplyToCommentResponse]
-    """Answers below a comment. INVALID_ARGUMENT; NOT_FOUND, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED."""
+    """Answers below a comment. INVALID_ARGUMENT names the field; NOT_FOUND, COMMENT_UNKNOWN;
+    FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+    """
     HideComment: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.HideCommentRequest, _delivery_service_pb2.HideCommentResponse]
-    """Hides a comment or shows it again. NOT_FOUND, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED."""
+    """Hides a comment or shows it again. INVALID_ARGUMENT names the field; NOT_FOUND, COMMENT_UNKNOWN;
+    FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+    """
     GetReply: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.GetReplyRequest, _delivery_service_pb2.GetReplyResponse]
-    """Gets a reply. NOT_FOUND, REPLY_UNKNOWN."""
+    """Gets a reply. INVALID_ARGUMENT: reply_id; NOT_FOUND, REPLY_UNKNOWN."""
 
 @_typing.type_check_only
 class DeliveryServiceAsyncStub(DeliveryServiceStub):
     """DeliveryService sends on behalf of people and services. The caller's client_key makes each call idempotent: the same key with the same
     content gets the same reply, however often.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendMessage: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.SendMessageRequest, _delivery_service_pb2.SendMessageResponse]  # type: ignore[assignment]
     """Sends a message in a conversation, in its turn; pauses automation there. INVALID_ARGUMENT names the field;
-    NOT_FOUND, CONVERSATION_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+    NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN; FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
     """
     ReplyToComment: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ReplyToCommentRequest, _delivery_service_pb2.ReplyToCommentResponse]  # type: ignore[assignment]
-    """Answers below a comment. INVALID_ARGUMENT; NOT_FOUND, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED."""
+    """Answers below a comment. INVALID_ARGUMENT names the field; NOT_FOUND, COMMENT_UNKNOWN;
+    FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+    """
     HideComment: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.HideCommentRequest, _delivery_service_pb2.HideCommentResponse]  # type: ignore[assignment]
-    """Hides a comment or shows it again. NOT_FOUND, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED."""
+    """Hides a comment or shows it again. INVALID_ARGUMENT names the field; NOT_FOUND, COMMENT_UNKNOWN;
+    FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+    """
     GetReply: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.GetReplyRequest, _delivery_service_pb2.GetReplyResponse]  # type: ignore[assignment]
-    """Gets a reply. NOT_FOUND, REPLY_UNKNOWN."""
+    """Gets a reply. INVALID_ARGUMENT: reply_id; NOT_FOUND, REPLY_UNKNOWN."""
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     """DeliveryService sends on behalf of people and services. The caller's client_key makes each call idempotent: the same key with the same
     content gets the same reply, however often.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @_abc_1.abstractmethod
@@ -76,7 +90,7 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.SendMessageResponse, _abc.Awaitable[_delivery_service_pb2.SendMessageResponse]]:
         """Sends a message in a conversation, in its turn; pauses automation there. INVALID_ARGUMENT names the field;
-        NOT_FOUND, CONVERSATION_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+        NOT_FOUND: PAGE_UNKNOWN, CONVERSATION_UNKNOWN; FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -85,7 +99,9 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.ReplyToCommentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.ReplyToCommentResponse, _abc.Awaitable[_delivery_service_pb2.ReplyToCommentResponse]]:
-        """Answers below a comment. INVALID_ARGUMENT; NOT_FOUND, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED."""
+        """Answers below a comment. INVALID_ARGUMENT names the field; NOT_FOUND, COMMENT_UNKNOWN;
+        FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+        """
 
     @_abc_1.abstractmethod
     def HideComment(
@@ -93,7 +109,9 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.HideCommentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.HideCommentResponse, _abc.Awaitable[_delivery_service_pb2.HideCommentResponse]]:
-        """Hides a comment or shows it again. NOT_FOUND, COMMENT_UNKNOWN; ALREADY_EXISTS, CLIENT_KEY_REUSED."""
+        """Hides a comment or shows it again. INVALID_ARGUMENT names the field; NOT_FOUND, COMMENT_UNKNOWN;
+        FAILED_PRECONDITION, PAGE_DISCONNECTED; ALREADY_EXISTS, CLIENT_KEY_REUSED.
+        """
 
     @_abc_1.abstractmethod
     def GetReply(
@@ -101,6 +119,6 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.GetReplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.GetReplyResponse, _abc.Awaitable[_delivery_service_pb2.GetReplyResponse]]:
-        """Gets a reply. NOT_FOUND, REPLY_UNKNOWN."""
+        """Gets a reply. INVALID_ARGUMENT: reply_id; NOT_FOUND, REPLY_UNKNOWN."""
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

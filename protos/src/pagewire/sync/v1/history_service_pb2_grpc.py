@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class HistoryServiceStub:
     """HistoryService mirrors what was written before and beside us.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def __init__(self, channel):
@@ -64,6 +66,8 @@ class HistoryServiceStub:
 
 class HistoryServiceServicer:
     """HistoryService mirrors what was written before and beside us.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     def StartSync(self, request, context):
@@ -75,7 +79,7 @@ class HistoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSyncRun(self, request, context):
-        """Gets a run. NOT_FOUND, RUN_UNKNOWN.
+        """Gets a run. INVALID_ARGUMENT: run_id; NOT_FOUND, RUN_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,14 +93,16 @@ class HistoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSyncRun(self, request, context):
-        """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. NOT_FOUND, RUN_UNKNOWN.
+        """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. INVALID_ARGUMENT: run_id;
+        NOT_FOUND, RUN_UNKNOWN; UNAVAILABLE also where the server stops: watch it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelSyncRun(self, request, context):
-        """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes. NOT_FOUND, RUN_UNKNOWN.
+        """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes.
+        INVALID_ARGUMENT: run_id; NOT_FOUND, RUN_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +146,8 @@ def add_HistoryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class HistoryService:
     """HistoryService mirrors what was written before and beside us.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
     """
 
     @staticmethod

@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HistoryServiceStub:
-    """HistoryService mirrors what was written before and beside us."""
+    """HistoryService mirrors what was written before and beside us.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,17 +41,24 @@ class HistoryServiceStub:
     NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT.
     """
     GetSyncRun: _grpc.UnaryUnaryMultiCallable[_history_service_pb2.GetSyncRunRequest, _history_service_pb2.GetSyncRunResponse]
-    """Gets a run. NOT_FOUND, RUN_UNKNOWN."""
+    """Gets a run. INVALID_ARGUMENT: run_id; NOT_FOUND, RUN_UNKNOWN."""
     ListSyncRuns: _grpc.UnaryUnaryMultiCallable[_history_service_pb2.ListSyncRunsRequest, _history_service_pb2.ListSyncRunsResponse]
     """Lists runs, newest first. INVALID_ARGUMENT."""
     WatchSyncRun: _grpc.UnaryStreamMultiCallable[_history_service_pb2.WatchSyncRunRequest, _history_service_pb2.WatchSyncRunResponse]
-    """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. NOT_FOUND, RUN_UNKNOWN."""
+    """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. INVALID_ARGUMENT: run_id;
+    NOT_FOUND, RUN_UNKNOWN; UNAVAILABLE also where the server stops: watch it again.
+    """
     CancelSyncRun: _grpc.UnaryUnaryMultiCallable[_history_service_pb2.CancelSyncRunRequest, _history_service_pb2.CancelSyncRunResponse]
-    """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes. NOT_FOUND, RUN_UNKNOWN."""
+    """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes.
+    INVALID_ARGUMENT: run_id; NOT_FOUND, RUN_UNKNOWN.
+    """
 
 @_typing.type_check_only
 class HistoryServiceAsyncStub(HistoryServiceStub):
-    """HistoryService mirrors what was written before and beside us."""
+    """HistoryService mirrors what was written before and beside us.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartSync: _aio.UnaryUnaryMultiCallable[_history_service_pb2.StartSyncRequest, _history_service_pb2.StartSyncResponse]  # type: ignore[assignment]
@@ -56,16 +66,23 @@ class HistoryServiceAsyncStub(HistoryServiceStub):
     NOT_FOUND, PAGE_UNKNOWN; INVALID_ARGUMENT.
     """
     GetSyncRun: _aio.UnaryUnaryMultiCallable[_history_service_pb2.GetSyncRunRequest, _history_service_pb2.GetSyncRunResponse]  # type: ignore[assignment]
-    """Gets a run. NOT_FOUND, RUN_UNKNOWN."""
+    """Gets a run. INVALID_ARGUMENT: run_id; NOT_FOUND, RUN_UNKNOWN."""
     ListSyncRuns: _aio.UnaryUnaryMultiCallable[_history_service_pb2.ListSyncRunsRequest, _history_service_pb2.ListSyncRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first. INVALID_ARGUMENT."""
     WatchSyncRun: _aio.UnaryStreamMultiCallable[_history_service_pb2.WatchSyncRunRequest, _history_service_pb2.WatchSyncRunResponse]  # type: ignore[assignment]
-    """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. NOT_FOUND, RUN_UNKNOWN."""
+    """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. INVALID_ARGUMENT: run_id;
+    NOT_FOUND, RUN_UNKNOWN; UNAVAILABLE also where the server stops: watch it again.
+    """
     CancelSyncRun: _aio.UnaryUnaryMultiCallable[_history_service_pb2.CancelSyncRunRequest, _history_service_pb2.CancelSyncRunResponse]  # type: ignore[assignment]
-    """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes. NOT_FOUND, RUN_UNKNOWN."""
+    """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes.
+    INVALID_ARGUMENT: run_id; NOT_FOUND, RUN_UNKNOWN.
+    """
 
 class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """HistoryService mirrors what was written before and beside us."""
+    """HistoryService mirrors what was written before and beside us.
+    Every method can answer UNAUTHENTICATED (no token of ours), PERMISSION_DENIED (ROLE_NOT_ALLOWED: not by this caller), UNAVAILABLE (the store
+    cannot be had now), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at once, or too large a message) and INTERNAL, an error of ours.
+    """
 
     @_abc_1.abstractmethod
     def StartSync(
@@ -83,7 +100,7 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.GetSyncRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_history_service_pb2.GetSyncRunResponse, _abc.Awaitable[_history_service_pb2.GetSyncRunResponse]]:
-        """Gets a run. NOT_FOUND, RUN_UNKNOWN."""
+        """Gets a run. INVALID_ARGUMENT: run_id; NOT_FOUND, RUN_UNKNOWN."""
 
     @_abc_1.abstractmethod
     def ListSyncRuns(
@@ -99,7 +116,9 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.WatchSyncRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_history_service_pb2.WatchSyncRunResponse], _abc.AsyncIterator[_history_service_pb2.WatchSyncRunResponse]]:
-        """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. NOT_FOUND, RUN_UNKNOWN."""
+        """Streams a run as it stands at once, then whenever it has changed, and ends with the run's end. INVALID_ARGUMENT: run_id;
+        NOT_FOUND, RUN_UNKNOWN; UNAVAILABLE also where the server stops: watch it again.
+        """
 
     @_abc_1.abstractmethod
     def CancelSyncRun(
@@ -107,6 +126,8 @@ class HistoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _history_service_pb2.CancelSyncRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_history_service_pb2.CancelSyncRunResponse, _abc.Awaitable[_history_service_pb2.CancelSyncRunResponse]]:
-        """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes. NOT_FOUND, RUN_UNKNOWN."""
+        """Cancels a run: a queued one at once, one under way within seconds; what is stored stays. Of an ended run nothing changes.
+        INVALID_ARGUMENT: run_id; NOT_FOUND, RUN_UNKNOWN.
+        """
 
 def add_HistoryServiceServicer_to_server(servicer: HistoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
