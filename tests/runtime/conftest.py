@@ -94,8 +94,10 @@ def serve() -> Serve:
         exchanging: Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]] = echo_each,
         *,
         listen: str = "127.0.0.1:0",
+        grace: float | None = None,
         **options: Any,
     ) -> AsyncIterator[Echo]:
+        """`grace`: seconds in which the caller may yet hear how its calls ended."""
         handlers: dict[str, Any] = {
             "Unary": grpc.unary_unary_rpc_method_handler(handler),
             "Stream": grpc.unary_stream_rpc_method_handler(streaming),
@@ -115,6 +117,6 @@ def serve() -> Serve:
             target = listen if listen.startswith("unix:") else f"127.0.0.1:{server.port}"
             running = Echo(server, target)
             yield running
-        await running.client.close()
+        await running.client.close(grace)
 
     return start

@@ -4,7 +4,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pagewire_runtime.calling import channel
 from pagewire_runtime.errors import Kind, Refusal, SettingsError
+from pagewire_runtime.interception import written
 
 from .conftest import SYNC_TOKEN, Echo, Serve, unary
 
@@ -88,7 +89,7 @@ async def test_a_stream_is_ended_by_the_drain_and_does_not_hold_it_up(serve: Ser
             closed.set()
 
     caps = {"/test.Echo/Stream": timedelta(hours=1)}
-    serving = serve(streaming=endless, deadline_overrides=caps, drain=timedelta(hours=1))
+    serving = serve(streaming=endless, deadline_overrides=caps, drain=timedelta(hours=1), grace=30)
     echo = await serving.__aenter__()
     items = aiter(echo.stream(b""))
     await anext(items)
@@ -100,6 +101,30 @@ async def test_a_stream_is_ended_by_the_drain_and_does_not_hold_it_up(serve: Ser
     assert closed.is_set()
     assert (ended.value.kind, ended.value.reason) == (Kind.TRANSIENT, "UNAVAILABLE")
     assert "stopping" in ended.value.message
+
+
+async def test_a_stream_that_is_told_to_end_ends_its_message_first() -> None:
+    """gRPC takes no status while a message is on its way, and the call would never end."""
+    done = list[str]()
+
+    class Slow:
+        async def write(self, message: bytes) -> None:
+            await asyncio.sleep(0.05)
+            done.append("message")
+
+    async def stream() -> None:
+        try:
+            await written(cast("Any", Slow()), b"x")
+        finally:
+            done.append("end")
+
+    streaming = asyncio.create_task(stream())
+    await asyncio.sleep(0)
+    streaming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await streaming
+
+    assert done == ["message", "end"]
 
 
 async def test_a_stream_that_is_ending_by_its_cap_does_not_stop_the_drain(serve: Serve) -> None:

@@ -211,7 +211,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._streams.add(limit)
         try:
             async for response in behave(request, context):
-                await context.write(response)
+                await written(context, response)
         finally:
             self._streams.discard(limit)
 
@@ -226,6 +226,19 @@ class Guard(grpc.aio.ServerInterceptor):
             return to_status(error)
         log.error("unhandled exception", exc_info=error)
         return bare_status(grpc.StatusCode.INTERNAL, f"internal error, request {request_id()}")
+
+
+async def written(context: Context, response: Any) -> None:
+    """Writes it whole, also where the stream is told to end meanwhile: gRPC takes no status while a
+    message is on its way, and the call would then never end.
+    """
+    writing = asyncio.ensure_future(context.write(response))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing], timeout=WRITTEN_WITHIN)
+        writing.cancel()
+        raise
 
 
 def _stopping() -> Refusal:
@@ -263,6 +276,9 @@ async def _messages(handler: Handler, raws: AsyncIterable[bytes]) -> AsyncIterat
 def _observe(method: str, code: grpc.StatusCode, seconds: float) -> None:
     _seconds.labels(method, code.name).observe(seconds)
 
+
+WRITTEN_WITHIN = 1.0
+"""Seconds for a message of a stream that is told to end; its reader may take none any more."""
 
 CALL_TIMEOUT = timedelta(seconds=5)
 """How long a unary call may take that neither its caller nor an incoming call limits."""
