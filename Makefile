@@ -47,7 +47,7 @@ up: $(VENV)/run.stamp ## the system, staying up, on embedded servers or on DATAB
 	@exec $(BIN)/python -m pagewire_cli.launcher up $(ARGS)
 
 test: $(VENV)/dev.stamp ## the whole test suite; ARGS="tests/store -k claim" for a part
-	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 bench: $(VENV)/dev.stamp ## the benchmarks; SUITE=edge, live, … for one of them
 	@exec $(BIN)/python -m bench $(SUITE)
